@@ -1,0 +1,98 @@
+package agent
+
+import (
+	"context"
+	"strings"
+)
+
+// keeper is a program that keeps the time.
+type keeper struct {
+	program string // installed if this is there
+	unit    string
+	file    string // what we write
+	render  func(servers []string) string
+	reload  []string // after the file changed while the unit runs
+}
+
+func keepers() []keeper {
+	return []keeper{
+		{"usr/sbin/chronyd", "chrony.service", "etc/chrony/sources.d/sci.sources", chronySources,
+			[]string{"chronyc", "reload", "sources"}},
+		{"usr/lib/systemd/systemd-timesyncd", "systemd-timesyncd.service", "etc/systemd/timesyncd.conf.d/sci.conf", timesyncdConf,
+			[]string{"systemctl", "restart", "systemd-timesyncd.service"}},
+	}
+}
+
+// chronySources adds to Debian's pool: chrony picks whom it trusts, and servers
+// of one's own network win where the pool cannot be reached.
+func chronySources(servers []string) string {
+	var b strings.Builder
+	for _, s := range servers {
+		b.WriteString("server " + s + " iburst\n")
+	}
+	return b.String()
+}
+
+func timesyncdConf(servers []string) string {
+	return "[Time]\nNTP=" + strings.Join(servers, " ") + "\n"
+}
+
+// keeper is the installed one, chrony before timesyncd.
+func (n *Node) keeper() (keeper, bool) {
+	for _, k := range keepers() {
+		if n.exists(k.program) {
+			return k, true
+		}
+	}
+	return keeper{}, false
+}
+
+// timeFiles is the wanted file, or its name in stale if the site has no server.
+func (n *Node) timeFiles(k keeper) (files []file, stale []string) {
+	var servers []string
+	for _, network := range n.networkNames() {
+		servers = append(servers, n.Site.Networks[network].NTP...)
+	}
+	if len(servers) == 0 {
+		return nil, []string{k.file}
+	}
+	return []file{{k.file, rendered("time") + k.render(servers), 0o644}}, nil
+}
+
+// timeDone reports whether the installed time keeper runs, at boot too, and
+// has the site's servers. It does not wait for a synchronised clock: a site
+// without an uplink may never have one.
+func (n *Node) timeDone(ctx context.Context) (bool, error) {
+	k, ok := n.keeper()
+	if !ok {
+		n.note("step time: neither chrony nor systemd-timesyncd is installed; nothing to do")
+		return true, nil
+	}
+	files, stale := n.timeFiles(k)
+	if ok, err := n.allSame(files, stale); !ok || err != nil {
+		return false, err
+	}
+	u, err := n.unit(ctx, k.unit)
+	return u.enabled && u.active, err
+}
+
+func (n *Node) timeDo(ctx context.Context) error {
+	k, ok := n.keeper()
+	if !ok {
+		return nil
+	}
+	changed, err := n.put(n.timeFiles(k))
+	if err != nil {
+		return err
+	}
+	u, err := n.unit(ctx, k.unit)
+	switch {
+	case err != nil:
+		return err
+	case !u.enabled || !u.active:
+		return n.command(ctx, "systemctl", "enable", "--now", k.unit)
+	case changed:
+		return n.command(ctx, k.reload...)
+	}
+	return nil
+}

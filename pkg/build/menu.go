@@ -1,0 +1,71 @@
+package build
+
+import (
+	"io/fs"
+
+	"github.com/skycover/sci-cd/pkg/initrd"
+)
+
+// removed are packages of the stock initrd that want a network, a second
+// medium or a person.
+var removed = []string{
+	"anna", "brltty-udeb", "choose-mirror", "choose-mirror-bin", "download-installer", "ethdetect",
+	"load-cdrom", "media-retriever", "net-retriever", "netcfg", "network-preseed",
+}
+
+// menu are the agent's steps in the installer's main menu. The numbers are
+// those of the Debian packages whose place they take (installer/doc/devel/
+// menu-item-numbers.txt): partman-base 4200, bootstrap-base 6500,
+// grub-installer 7400.
+func menu() []initrd.MenuItem {
+	return []initrd.MenuItem{
+		{Name: "sci-disks", Number: 4200, Description: "Partition the disk by the site file", Depends: "cdrom-detect, user-setup-udeb",
+			Provides: "partitioned-harddrives, created-fstab, made-filesystems, mounted-partitions, harddrive-detection", Postinst: step("disks")},
+		{Name: "sci-base", Number: 6500, Description: "Install the base system", Depends: "mounted-partitions, created-fstab",
+			Provides: "base-installer, kernel-installer", Postinst: step("base")},
+		{Name: "sci-packages", Number: 7000, Description: "Install the host's packages", Depends: "sci-base",
+			Provides: "installed-base", Postinst: step("packages")},
+		{Name: "sci-boot", Number: 7400, Description: "Install the boot loader", Depends: "sci-packages",
+			Provides: "bootable-system", Postinst: step("boot")},
+	}
+}
+
+// step is the postinst of a menu item: debconf's channel stays untouched, what
+// commands print goes to the installer's log.
+func step(verb string) string {
+	return `#!/bin/sh
+# Made by sci-cd (pkg/build). The agent does the work and speaks on the console.
+exec /usr/bin/sci-agent installer ` + verb + ` </dev/null >>/var/log/sci-agent.log 2>&1
+`
+}
+
+type hook struct {
+	path string
+	mode fs.FileMode
+	text string
+}
+
+// hooks are the small files by which the agent is called, and those that keep
+// parts of the stock initrd from doing what this medium has no use for.
+func hooks() []hook {
+	return []hook{
+		// Its presence makes reopen-console run one installer, on the preferred
+		// console, instead of one on each.
+		{"preseed.cfg", 0o644, "# The answers come from sci-agent: see /sci and lib/debian-installer-startup.d/S31sci.\n"},
+		{"lib/debian-installer-startup.d/S31sci", 0o755, `#!/bin/sh
+# Made by sci-cd (pkg/build): find the host, answer the installer's questions.
+grep -qw rescue/enable=true /proc/cmdline && exit 0
+. /usr/share/debconf/confmodule
+exec /usr/bin/sci-agent installer answers 2>>/var/log/sci-agent.log
+`},
+		{"lib/finish-install.d/05sci", 0o755, `#!/bin/sh
+# Made by sci-cd (pkg/build): what has to be done in the new system at the end.
+exec /usr/bin/sci-agent installer finish </dev/null >>/var/log/sci-agent.log 2>&1
+`},
+		// hw-detect runs depmod over all modules whenever it finds the program;
+		// the indexes are there already.
+		{"sbin/depmod", 0o644, "# left out: the module indexes were made with the medium\n"},
+		// GNU screen makes a serial console's log unreadable.
+		{"usr/bin/screen", 0o644, "# left out: the installer speaks to the console as it is\n"},
+	}
+}

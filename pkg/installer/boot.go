@@ -1,0 +1,151 @@
+package installer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sort"
+	"strings"
+
+	"github.com/skycover/sci-cd/pkg/site"
+)
+
+// grubFile is read after the overlay's own drop-ins.
+const grubFile = "/etc/default/grub.d/60-sci-console.cfg"
+
+// Boot is the verb boot: the role's overlay, because the initramfs and GRUB's
+// menu are made from files that it holds; the one initramfs; and GRUB where the
+// firmware that booted us looks for it.
+func Boot(ctx context.Context, o Options) error {
+	o = o.withDefaults()
+	say(o.Console, "phase boot")
+	s, h, err := currentHost(o)
+	if err != nil {
+		return err
+	}
+	disk, err := recall(o, "disk")
+	if err != nil {
+		return fmt.Errorf("it is not known which disk to boot from: %w", err)
+	}
+	if err := overlay(o, h); err != nil {
+		return err
+	}
+	uefi := exists(o.Sys, "firmware/efi")
+	return within(ctx, o, func(c *chroot) error {
+		if err := c.initramfs(ctx); err != nil {
+			return err
+		}
+		if err := c.write(grubFile, grubDefaults(s), 0o644); err != nil {
+			return err
+		}
+		if err := c.grub(ctx, disk, uefi); err != nil {
+			return err
+		}
+		if _, err := c.run(ctx, nil, "update-grub"); err != nil {
+			return fmt.Errorf("cannot write GRUB's menu: %w", err)
+		}
+		return nil
+	})
+}
+
+// initramfs builds the initramfs of every kernel that was installed.
+func (c *chroot) initramfs(ctx context.Context) error {
+	images, err := filepath.Glob(filepath.Join(c.o.Target, "boot/vmlinuz-*"))
+	if err != nil {
+		return err
+	}
+	if len(images) == 0 {
+		return errors.New("no kernel was installed: the role's packages lack linux-image-amd64")
+	}
+	sort.Strings(images)
+	for _, image := range images {
+		version := strings.TrimPrefix(filepath.Base(image), "vmlinuz-")
+		if _, err := c.run(ctx, nil, "update-initramfs", "-c", "-k", version); err != nil {
+			return fmt.Errorf("cannot build the initramfs of kernel %s: %w", version, err)
+		}
+	}
+	return nil
+}
+
+// grub installs GRUB. On UEFI it goes to Debian's directory with an entry in
+// the firmware's variables, and to EFI/BOOT as well: a machine that lost its
+// variables still boots. The signed shim and GRUB are taken, so that Secure
+// Boot may be on.
+func (c *chroot) grub(ctx context.Context, disk string, uefi bool) error {
+	if !uefi {
+		if _, err := c.run(ctx, nil, "grub-install", "--target=i386-pc", "--no-floppy", disk); err != nil {
+			return fmt.Errorf("cannot install GRUB on %s: %w", disk, err)
+		}
+		return nil
+	}
+	argv := []string{"grub-install", "--target=x86_64-efi", "--efi-directory=/boot/efi",
+		"--bootloader-id=debian", "--uefi-secure-boot", "--force-extra-removable"}
+	_, err := c.run(ctx, nil, argv...)
+	if err != nil {
+		// Firmware whose variables are full or read-only; the removable path
+		// boots without any.
+		say(c.o.Console, "the firmware keeps no boot entry, relying on EFI/BOOT")
+		if _, again := c.run(ctx, nil, append(argv, "--no-nvram")...); again != nil {
+			return fmt.Errorf("cannot install GRUB: %w", err)
+		}
+	}
+	for _, name := range []string{"EFI/debian/shimx64.efi", "EFI/debian/grubx64.efi", "EFI/BOOT/BOOTX64.EFI"} {
+		if _, err := os.Stat(filepath.Join(c.o.Target, "boot/efi", name)); err != nil {
+			return fmt.Errorf("cannot install GRUB: grub-install reported success but: %w", err)
+		}
+	}
+	return nil
+}
+
+// bootSelections are the answers that make later upgrades of GRUB do what we
+// did.
+func bootSelections(s *site.Site, uefi bool, disk string) string {
+	list := []Answer{{"grub-pc", "grub2/linux_cmdline", "string", ""},
+		{"grub-pc", "grub2/linux_cmdline_default", "string", "quiet"},
+		{"grub-pc", "grub2/enable_os_prober", "boolean", "false"}}
+	if uefi {
+		list = []Answer{{"grub-efi-amd64", "grub2/force_efi_extra_removable", "boolean", "true"},
+			{"grub-efi-amd64", "grub2/update_nvram", "boolean", "true"},
+			{"grub-efi-amd64", "grub2/enable_os_prober", "boolean", "false"}}
+	} else if disk != "" {
+		list = append(list, Answer{"grub-pc", "grub-pc/install_devices", "multiselect", disk},
+			Answer{"grub-pc", "grub-pc/install_devices_empty", "boolean", "false"})
+	}
+	var b strings.Builder
+	for _, a := range list {
+		b.WriteString(a.line())
+	}
+	return b.String()
+}
+
+// serialConsole is a kernel console on a serial port: port, speed.
+var serialConsole = regexp.MustCompile(`^ttyS([0-9]+)(?:,([0-9]+))?`)
+
+// grubDefaults is the drop-in for grub-mkconfig: the site's consoles, and a
+// menu on the serial port where the site has one. It comes after
+// /etc/default/grub, which stays as Debian wrote it.
+func grubDefaults(s *site.Site) string {
+	var b strings.Builder
+	b.WriteString("# Written by the installer of SCI-CD (sci-agent): the site's consoles.\n" +
+		"# Read after /etc/default/grub; run update-grub after a change.\n")
+	var args []string
+	serial := ""
+	for _, con := range s.Console {
+		args = append(args, "console="+con)
+		if m := serialConsole.FindStringSubmatch(con); m != nil {
+			serial = "serial --unit=" + m[1] + " --speed=" + first(m[2], "9600")
+		}
+	}
+	fmt.Fprintf(&b, "GRUB_CMDLINE_LINUX=%q\n", strings.Join(args, " "))
+	b.WriteString("GRUB_CMDLINE_LINUX_DEFAULT=\"\"\n")
+	if serial != "" {
+		fmt.Fprintf(&b, "GRUB_TERMINAL=\"console serial\"\nGRUB_SERIAL_COMMAND=%q\n", serial)
+	}
+	b.WriteString("# Other systems on other disks are none of our business, and looking for\n" +
+		"# them takes minutes and opens instances' disks.\n" +
+		"GRUB_DISABLE_OS_PROBER=true\n")
+	return b.String()
+}

@@ -1,0 +1,136 @@
+//go:build realmirror
+
+package installer
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/skycover/sci-cd/pkg/archive"
+	"github.com/skycover/sci-cd/pkg/cache"
+	"github.com/skycover/sci-cd/pkg/deb"
+	"github.com/skycover/sci-cd/pkg/resolve"
+)
+
+// TestBootstrap installs a real system into a directory, from real packages
+// with a site key of its own, and compares the base with debootstrap's. It
+// needs root. SCI_CD_TEST_DIR keeps the result.
+func TestBootstrap(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: mounts and chroot")
+	}
+	dir := os.Getenv("SCI_CD_TEST_DIR")
+	if dir == "" {
+		dir = t.TempDir()
+	}
+	seeds := strings.Fields(os.Getenv("SCI_CD_TEST_PACKAGES"))
+	if len(seeds) == 0 {
+		seeds = strings.Fields("linux-image-amd64 initramfs-tools zstd lvm2 openssh-server locales grub-pc")
+	}
+	ctx := context.Background()
+	s, key := testSite(t), testKey(t)
+	o := installerFiles(t, dir, s, key)
+	o.Sys = fstest.MapFS{} // BIOS
+	debs := fetchPackages(t, seeds)
+	medium(t, o.Medium, key, debs)
+	write(t, filepath.Join(o.Medium, "sci/node/packages"), strings.Join(seeds, "\n")+"\n", 0o644)
+	write(t, filepath.Join(o.State, "host"), "node1\n", 0o644)
+	log, err := os.Create(filepath.Join(dir, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = log.Close() }()
+	o.Log = log
+	t.Cleanup(func() {
+		if err := unmountAll("/proc", o.Target); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, verb := range []string{"base", "packages"} {
+		start := time.Now()
+		if err := Run(ctx, verb, o); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s took %v", verb, time.Since(start).Round(time.Millisecond))
+	}
+	checkSystem(t, o.Target)
+}
+
+// checkSystem asks the installed system's own dpkg.
+func checkSystem(t *testing.T, target string) {
+	t.Helper()
+	out, err := exec.Command("chroot", target, "dpkg", "--audit").CombinedOutput()
+	if err != nil || len(out) > 0 {
+		t.Errorf("dpkg --audit: %v\n%s", err, out)
+	}
+	out, err = exec.Command("chroot", target, "dpkg", "--verify").CombinedOutput()
+	if err != nil || len(out) > 0 {
+		t.Errorf("dpkg --verify: %v\n%s", err, out)
+	}
+	if left, err := filepath.Glob(filepath.Join(target, "boot/initrd.img-*")); err != nil || len(left) > 0 {
+		t.Errorf("an initramfs was built too early: %v %v", left, err)
+	}
+	for _, dir := range []string{"proc", "dev", "run", "sys", "media/sci"} {
+		entries, err := os.ReadDir(filepath.Join(target, dir))
+		if err != nil || dir != "dev" && len(entries) > 0 {
+			t.Errorf("%s is not empty after leaving: %v %v", dir, entries, err)
+		}
+	}
+}
+
+// fetchPackages fetches the closure of what every Debian has and the seeds.
+func fetchPackages(t *testing.T, seeds []string) []string {
+	t.Helper()
+	dir := os.Getenv("SCI_CD_TEST_CACHE")
+	if dir == "" {
+		dir = t.TempDir()
+	}
+	c, err := cache.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.Background()
+	opts := archive.Options{Mirrors: archive.AptMirrors(os.DirFS("/")), Codename: "trixie", Cache: c}
+	a, err := archive.Open(ctx, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	items := make(map[*deb.Package]archive.Item)
+	var all []*deb.Package
+	for _, p := range a.Packages() {
+		if p.Kind == "deb" {
+			all = append(all, p.Package)
+			items[p.Package] = p.Item()
+		}
+	}
+	r, err := resolve.NewUniverse("amd64", all).Resolve(resolve.Request{
+		Name: "test", Seeds: append([]string{"apt"}, seeds...), Priorities: []string{"required", "important"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []archive.Item
+	var files []string
+	for _, p := range r.Packages {
+		want = append(want, items[p])
+	}
+	if err := archive.NewFetcher(opts).Fetch(ctx, want); err != nil {
+		t.Fatal(err)
+	}
+	for _, it := range want {
+		name, ok := c.Path(it.SHA256)
+		if !ok {
+			t.Fatal(errors.New("not in the cache: " + it.Name))
+		}
+		files = append(files, name)
+	}
+	t.Logf("%d packages", len(files))
+	return files
+}

@@ -1,0 +1,206 @@
+package installer
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/skycover/sci-cd/pkg/site"
+)
+
+// Packages is the verb packages: it takes the place of apt-setup and pkgsel.
+// One run of apt-get installs everything that the role wants, kernel and boot
+// loader included.
+func Packages(ctx context.Context, o Options) error {
+	o = o.withDefaults()
+	say(o.Console, "phase packages")
+	s, h, err := currentHost(o)
+	if err != nil {
+		return err
+	}
+	list := filepath.Join(roleDir(o, h), "packages")
+	data, err := readBounded(list, 4<<20)
+	if err != nil {
+		return fmt.Errorf("cannot read the role's packages: %w", err)
+	}
+	names, err := parsePackages(list, data)
+	if err != nil {
+		return err
+	}
+	uefi := exists(o.Sys, "firmware/efi")
+	names = bootPackages(names, uefi)
+	answers, err := packageAnswers(o, h)
+	if err != nil {
+		return err
+	}
+	disk, err := recall(o, "disk")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	answers += bootSelections(s, uefi, stableName(o.Dev, disk))
+	return within(ctx, o, func(c *chroot) error { return c.install(ctx, answers, names) })
+}
+
+// install brings the answers and the packages.
+func (c *chroot) install(ctx context.Context, answers string, names []string) error {
+	if answers != "" {
+		if _, err := c.run(ctx, strings.NewReader(answers), "debconf-set-selections"); err != nil {
+			return fmt.Errorf("cannot answer the packages' questions: %w", err)
+		}
+	}
+	if err := c.logged(ctx, &counter{}, append(apt(), "update")...); err != nil {
+		return fmt.Errorf("cannot read the medium's archive with apt: %w", err)
+	}
+	count := &counter{console: c.o.Console, what: "packages", total: len(names)}
+	if err := c.logged(ctx, count, append(append(apt(), "install"), names...)...); err != nil {
+		return fmt.Errorf("cannot install the role's packages: %w", err)
+	}
+	return nil
+}
+
+// apt is apt-get reading the medium and nothing else, asking nothing.
+func apt() []string {
+	return []string{"apt-get", "--yes", "-q",
+		"-o", "Dir::Etc::SourceList=/dev/null",
+		"-o", "Dir::Etc::SourceParts=/dev/null",
+		"-o", "Dir::Etc::SourceList=" + sourcesFile,
+		"-o", "Acquire::Languages=none",
+		"-o", "APT::Install-Recommends=false",
+		"-o", "Dpkg::Use-Pty=false",
+	}
+}
+
+// packageSpec is NAME or NAME=VERSION, as Debian policy 5.6.1 and 5.6.12 have
+// them, with an architecture where one is given.
+var packageSpec = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?(=[A-Za-z0-9.+:~-]+)?$`)
+
+// parsePackages reads a list of packages: names, or NAME=VERSION, apart by
+// white space; "#" starts a comment.
+func parsePackages(name string, data []byte) ([]string, error) {
+	var list []string
+	sc := bufio.NewScanner(strings.NewReader(string(data)))
+	sc.Buffer(nil, 1<<20)
+	for n := 1; sc.Scan(); n++ {
+		line, _, _ := strings.Cut(sc.Text(), "#")
+		for _, word := range strings.Fields(line) {
+			if !packageSpec.MatchString(word) {
+				return nil, fmt.Errorf("%s:%d: %q is no package", name, n, word)
+			}
+			list = append(list, word)
+		}
+	}
+	if err := sc.Err(); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return list, nil
+}
+
+// bootPackages replaces the boot loaders in the list by those of the firmware:
+// grub-pc and grub-efi-amd64 conflict, and the signed one is protected against
+// removal where it does not belong.
+func bootPackages(names []string, uefi bool) []string {
+	bios, efi := []string{"grub-pc"}, []string{"grub-efi-amd64", "grub-efi-amd64-signed", "shim-signed"}
+	want, drop := bios, efi
+	if uefi {
+		want, drop = efi, bios
+	}
+	var list []string
+	have := make(map[string]bool)
+	for _, n := range names {
+		base, _, _ := strings.Cut(n, "=")
+		base, _, _ = strings.Cut(base, ":")
+		if !contains(drop, base) {
+			list = append(list, n)
+			have[base] = true
+		}
+	}
+	for _, n := range want {
+		if !have[n] {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
+func contains(list []string, s string) bool {
+	for _, e := range list {
+		if e == s {
+			return true
+		}
+	}
+	return false
+}
+
+// packageAnswers are the lines of the role's preseed file that do not belong
+// to d-i.
+func packageAnswers(o Options, h *site.Host) (string, error) {
+	list, err := classAnswers(o, h)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for _, a := range list {
+		if a.Owner != "d-i" {
+			b.WriteString(a.line())
+		}
+	}
+	return b.String(), nil
+}
+
+func (a Answer) line() string {
+	return a.Owner + " " + a.Question + " " + a.Type + " " + a.Value + "\n"
+}
+
+// selections are the answers that the site file gives to Debian's packages.
+func selections(s *site.Site) string {
+	area, zone, ok := strings.Cut(s.Timezone, "/")
+	if !ok {
+		area, zone = "Etc", s.Timezone
+	}
+	charset := s.Locale
+	if _, cs, ok := strings.Cut(s.Locale, "."); ok {
+		charset, _, _ = strings.Cut(cs, "@")
+	}
+	list := []Answer{
+		{"tzdata", "tzdata/Areas", "select", area},
+		{"tzdata", "tzdata/Zones/" + area, "select", zone},
+		{"keyboard-configuration", "keyboard-configuration/layoutcode", "string", s.Keyboard},
+		{"keyboard-configuration", "keyboard-configuration/xkb-keymap", "select", s.Keyboard},
+	}
+	if s.Locale != "C.UTF-8" { // which libc-bin has built in
+		list = append(list,
+			Answer{"locales", "locales/locales_to_be_generated", "multiselect", s.Locale + " " + charset},
+			Answer{"locales", "locales/default_environment_locale", "select", s.Locale})
+	}
+	var b strings.Builder
+	for _, a := range list {
+		b.WriteString(a.line())
+	}
+	return b.String()
+}
+
+// stableName is the name of a disk that survives a reboot, from by-id, where
+// udev has one; grub-pc keeps it for its upgrades.
+func stableName(dev, disk string) string {
+	if disk == "" {
+		return ""
+	}
+	dir := filepath.Join(dev, "disk/by-id")
+	entries, err := os.ReadDir(dir) // sorted
+	if err != nil {
+		return disk
+	}
+	for _, e := range entries {
+		target, err := filepath.EvalSymlinks(filepath.Join(dir, e.Name()))
+		if err == nil && filepath.Base(target) == filepath.Base(disk) && !strings.Contains(e.Name(), "-part") {
+			return "/dev/disk/by-id/" + e.Name()
+		}
+	}
+	return disk
+}

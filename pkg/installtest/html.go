@@ -1,0 +1,132 @@
+package installtest
+
+import (
+	"bytes"
+	_ "embed"
+	"encoding/base64"
+	"fmt"
+	"html/template"
+	"strings"
+	"time"
+)
+
+//go:embed report.html.tmpl
+var page string
+
+// HTML renders the report as one page that needs nothing beside itself.
+func (r *Report) HTML() ([]byte, error) {
+	t, err := template.New("report").Funcs(template.FuncMap{
+		"dataURI": func(png []byte) template.URL {
+			return template.URL("data:image/png;base64," + base64.StdEncoding.EncodeToString(png))
+		},
+		"clip":     clip,
+		"duration": duration,
+		"percent":  r.percent,
+		"lines":    func(s string) int { return strings.Count(strings.TrimRight(s, "\n"), "\n") + 1 },
+	}).Parse(page)
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	err = t.Execute(&b, struct {
+		*Report
+		Bars   []bar
+		Ticks  []tick
+		Stages []stage
+	}{r, r.bars(), r.ticks(), r.stages()})
+	return b.Bytes(), err
+}
+
+// bar is a phase as drawn: offset and width in percent of the whole time.
+type bar struct {
+	Name     string
+	Left     template.CSS
+	Width    template.CSS
+	Duration string
+	From     string
+	Failed   bool
+}
+
+func (r *Report) bars() []bar {
+	var bars []bar
+	failed := len(r.Failed()) > 0 && !r.examined()
+	for i, p := range r.Phases {
+		bars = append(bars, bar{p.Name, r.percent(p.From), r.percent(p.Until - p.From), duration(p.Until - p.From), duration(p.From),
+			failed && i == len(r.Phases)-1})
+	}
+	return bars
+}
+
+// examined says whether the run came to the assertions in the running system:
+// then no phase is to blame for what failed.
+func (r *Report) examined() bool {
+	for _, c := range r.Checks {
+		if c.Stage == "system" {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *Report) percent(d time.Duration) template.CSS {
+	if r.Duration <= 0 {
+		return "0%"
+	}
+	return template.CSS(fmt.Sprintf("%.2f%%", 100*d.Seconds()/r.Duration.Seconds()))
+}
+
+type tick struct {
+	Left template.CSS
+	Text string
+}
+
+// ticks are the marks of the time axis: at most ten, at round times.
+func (r *Report) ticks() []tick {
+	step := time.Second
+	for _, s := range []time.Duration{5 * time.Second, 10 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute, 10 * time.Minute, 30 * time.Minute, time.Hour} {
+		if r.Duration/step <= 8 {
+			break
+		}
+		step = s
+	}
+	var ticks []tick
+	for at := time.Duration(0); at <= r.Duration && len(ticks) < 100; at += step {
+		ticks = append(ticks, tick{r.percent(at), duration(at)})
+	}
+	return ticks
+}
+
+type stage struct {
+	Name   string
+	Checks []*Check
+}
+
+func (r *Report) stages() []stage {
+	var stages []stage
+	for _, c := range r.Checks {
+		if n := len(stages); n == 0 || stages[n-1].Name != c.Stage {
+			stages = append(stages, stage{Name: c.Stage})
+		}
+		s := &stages[len(stages)-1]
+		s.Checks = append(s.Checks, c)
+	}
+	return stages
+}
+
+// duration prints seconds as people say them: 4.2 s, 75 s, 12 min 5 s.
+func duration(d time.Duration) string {
+	s := d.Seconds()
+	switch {
+	case d == 0:
+		return "0"
+	case s < 10:
+		return fmt.Sprintf("%.1f s", s)
+	case s < 120:
+		return fmt.Sprintf("%.0f s", s)
+	}
+	m := int(s+0.5) / 60
+	if rest := int(s+0.5) % 60; rest != 0 {
+		return fmt.Sprintf("%d min %d s", m, rest)
+	}
+	return fmt.Sprintf("%d min", m)
+}

@@ -1,0 +1,480 @@
+// Package installtest installs an image in a virtual machine and judges the
+// result, as `sci-cd test` does: boot the medium, follow the installer, boot
+// the disk without the medium, wait for the agent, then look into the running
+// system through a root shell that no file on the medium or the disk provides
+// (see vm.Shell).
+//
+// The machine has no network: its cards end in an empty hub.
+//
+// The installer and the agent are followed by the lines that they print on the
+// serial console, each starting "sci-agent: "; so the image's kernels must have
+// a console on ttyS0.
+package installtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/skycover/sci-cd/pkg/hint"
+	"github.com/skycover/sci-cd/pkg/vm"
+)
+
+// Medium is how the image is attached.
+type Medium string
+
+const (
+	CD  Medium = "cd"
+	USB Medium = "usb"
+)
+
+// ParseMedium reads the name of a medium.
+func ParseMedium(s string) (Medium, error) {
+	switch m := Medium(s); m {
+	case CD, USB:
+		return m, nil
+	}
+	return "", fmt.Errorf("cannot use medium %q: want %s or %s", s, CD, USB)
+}
+
+// Stage says how far to go.
+type Stage string
+
+const (
+	Boot Stage = "boot" // until the installer has started
+	Full Stage = "full" // installed, booted from disk and examined
+)
+
+// Host is the machine to be: what makes the installer recognise it, and what
+// is expected of it afterwards. What is empty is not checked.
+type Host struct {
+	Name, Role, Domain string
+	MACs               []string // one network card each; none: one card with a random address of QEMU's
+	Serial, AssetTag   string   // SMBIOS
+	Disk               DiskIdentity
+	// LAN is the address of the bridge lan with its prefix length.
+	LAN string
+	// Packages must be installed afterwards.
+	Packages []string
+	// Extra is a package on the medium that is not part of the role; it is
+	// installed with apt as a test. Empty: the first one that apt can install.
+	Extra string
+}
+
+// DiskIdentity is how the site file knows the disk.
+type DiskIdentity struct{ Serial string }
+
+// Options says what to test. ISO and ReportDir are required.
+type Options struct {
+	ISO       string
+	Firmware  vm.Firmware // default BIOS
+	Medium    Medium      // default CD
+	Stage     Stage       // default Full
+	Host      Host
+	Memory    int      // MiB; default 1536
+	CPUs      int      // default 2
+	DiskSize  int64    // bytes; default 32 GiB, sparse
+	Accel     vm.Accel // default TCG
+	ReportDir string   // created; receives report.html, junit.xml, logs and screenshots
+	// WorkDir holds the disk image and is removed at the end, unless KeepDisk;
+	// default: a new directory in TMPDIR.
+	WorkDir  string
+	KeepDisk bool
+	// PressEnter chooses the default entry of a boot menu that does not count
+	// down.
+	PressEnter     bool
+	Limits         Limits
+	QEMU, QEMURoot string
+	Progress       func(line string) // may be nil; called from one goroutine at a time
+}
+
+// Limits bounds the parts of a run. Zero means the default, made for software
+// emulation on two cores.
+type Limits struct {
+	Boot    time.Duration // power on to the installer's first line; default 8 min
+	Install time.Duration // from there to power off; default 50 min
+	First   time.Duration // power on to the agent's "ready"; default 15 min
+	Check   time.Duration // each assertion; default 5 min
+}
+
+func (o Options) withDefaults() Options {
+	def(&o.Firmware, vm.BIOS)
+	def(&o.Medium, CD)
+	def(&o.Stage, Full)
+	def(&o.Memory, 1536)
+	def(&o.CPUs, 2)
+	def(&o.DiskSize, 32<<30)
+	def(&o.Accel, vm.TCG)
+	def(&o.Limits.Boot, 8*time.Minute)
+	def(&o.Limits.Install, 50*time.Minute)
+	def(&o.Limits.First, 15*time.Minute)
+	def(&o.Limits.Check, 5*time.Minute)
+	return o
+}
+
+func def[T comparable](p *T, value T) {
+	var zero T
+	if *p == zero {
+		*p = value
+	}
+}
+
+// Run runs the test and writes the report. The error says that there was
+// nothing to test with (no QEMU, no firmware, a full disk); what the image did
+// wrong is in the report: see Report.Failed.
+func Run(ctx context.Context, o Options) (*Report, error) {
+	o = o.withDefaults()
+	if err := os.MkdirAll(o.ReportDir, 0o755); err != nil {
+		return nil, fmt.Errorf("cannot create report: %w", err)
+	}
+	if o.WorkDir == "" {
+		dir, err := os.MkdirTemp("", "sci-cd-test-")
+		if err != nil {
+			return nil, fmt.Errorf("cannot create work directory: %w", err)
+		}
+		o.WorkDir = dir
+		if !o.KeepDisk {
+			defer os.RemoveAll(dir)
+		}
+	}
+	r := &run{o: o, report: newReport(o)}
+	err := r.stages(ctx)
+	r.report.finish(r.logFiles())
+	if werr := r.report.write(o.ReportDir); err == nil {
+		err = werr
+	}
+	return r.report, err
+}
+
+// run is one test under way.
+type run struct {
+	o      Options
+	report *Report
+}
+
+// errFailed ends a run whose report already says why.
+var errFailed = errors.New("test failed")
+
+// stages is the order of a test.
+func (r *run) stages(ctx context.Context) error {
+	err := r.install(ctx)
+	if err == nil && r.o.Stage == Full {
+		err = r.firstBoot(ctx)
+	}
+	if errors.Is(err, errFailed) {
+		return nil
+	}
+	return err
+}
+
+// install boots the medium and follows the installer to the power off, or only
+// to its first line.
+func (r *run) install(ctx context.Context) error {
+	full := r.o.Stage == Full
+	// A graphics card makes the installer build the initramfs once more, for
+	// nothing but our screenshots.
+	m, err := r.start(ctx, "install", func(v *vm.Options) {
+		v.VGA, v.NoReboot = !full, true
+		if r.o.Medium == USB {
+			v.USB = r.o.ISO
+		} else {
+			v.CDROM = r.o.ISO
+		}
+	})
+	if err != nil {
+		return err
+	}
+	defer m.Kill()
+	if err := r.bootMedium(ctx, m, !full); err != nil || !full {
+		return err
+	}
+	limit, cancel := context.WithTimeout(ctx, r.o.Limits.Install)
+	defer cancel()
+	c := r.report.begin("install", "the installer finishes unattended", "a line \"sci-agent: installed\", then power off")
+	err = r.follow(limit, m, "installed", installLabel)
+	if err == nil {
+		r.phase("power off")
+		_, err = m.Wait(limit)
+	}
+	return r.end(ctx, c, m, err)
+}
+
+func (r *run) bootMedium(ctx context.Context, m *vm.Machine, screens bool) error {
+	limit, cancel := context.WithTimeout(ctx, r.o.Limits.Boot)
+	defer cancel()
+	c := r.report.begin("boot", "the medium boots to the installer", "a line \"sci-agent: installer started\"")
+	r.phase("firmware, boot loader, kernel")
+	stop := r.background(limit, func(ctx context.Context) {
+		if screens {
+			r.film(ctx, m)
+		}
+	}, func(ctx context.Context) {
+		if r.o.PressEnter {
+			pressEnter(ctx, m)
+		}
+	})
+	err := r.follow(limit, m, "installer started", nil)
+	stop()
+	if err == nil && screens {
+		r.screen(ctx, m, "the installer has started")
+	}
+	if err := r.end(ctx, c, m, err); err != nil {
+		return err
+	}
+	if r.o.Firmware == vm.SecureBoot && r.o.Stage == Boot {
+		return r.secureBoot(ctx, m)
+	}
+	return nil
+}
+
+// firstBoot boots the disk, waits for the agent and examines the system.
+func (r *run) firstBoot(ctx context.Context) error {
+	m, err := r.start(ctx, "system", func(v *vm.Options) { v.VGA, v.Shell = true, true })
+	if err != nil {
+		return err
+	}
+	defer m.Kill()
+	limit, cancel := context.WithTimeout(ctx, r.o.Limits.First)
+	defer cancel()
+	c := r.report.begin("first boot", "the agent gets the machine ready", "a line \"sci-agent: ready\"")
+	r.phase("firmware, boot loader, kernel, systemd")
+	stop := r.background(limit, func(ctx context.Context) { r.film(ctx, m) })
+	err = r.follow(limit, m, "ready", systemLabel)
+	stop()
+	sh, serr := r.shell(ctx, m)
+	if err == nil {
+		err = serr
+	}
+	if err != nil {
+		r.collect(ctx, sh)
+		return r.end(ctx, c, m, err)
+	}
+	if err := r.end(ctx, c, m, nil); err != nil {
+		return err
+	}
+	r.screen(ctx, m, "the machine is ready")
+	r.phase("checks")
+	r.checks(ctx, sh)
+	r.collect(ctx, sh)
+	return r.powerdown(ctx, m)
+}
+
+func (r *run) shell(ctx context.Context, m *vm.Machine) (*vm.Shell, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	return m.Shell(ctx)
+}
+
+func (r *run) powerdown(ctx context.Context, m *vm.Machine) error {
+	r.phase("shutdown")
+	ctx, cancel := context.WithTimeout(ctx, r.o.Limits.Check)
+	defer cancel()
+	c := r.report.begin("system", "the machine shuts down at the power button", "QEMU ends within "+r.o.Limits.Check.String())
+	return r.end(ctx, c, m, m.Powerdown(ctx))
+}
+
+// start starts the machine of one stage; both share the disk and the UEFI
+// variables.
+func (r *run) start(ctx context.Context, name string, set func(*vm.Options)) (*vm.Machine, error) {
+	h := r.o.Host
+	v := vm.Options{
+		Name: name, Dir: r.o.ReportDir, Vars: r.o.WorkDir, Memory: r.o.Memory, CPUs: r.o.CPUs, Accel: r.o.Accel, Firmware: r.o.Firmware,
+		Disks:  []vm.Disk{{Path: filepath.Join(r.o.WorkDir, "disk.img"), Size: r.o.DiskSize, Serial: h.Disk.Serial}},
+		SMBIOS: vm.SMBIOS{Serial: h.Serial, AssetTag: h.AssetTag, Product: "SCI-CD test"},
+		QEMU:   r.o.QEMU, QEMURoot: r.o.QEMURoot,
+	}
+	for _, mac := range h.MACs {
+		v.NICs = append(v.NICs, vm.NIC{MAC: mac})
+	}
+	if len(v.NICs) == 0 {
+		v.NICs = []vm.NIC{{MAC: "52:54:00:12:34:56"}}
+	}
+	set(&v)
+	r.say("starting the machine %q: %s, %s", name, r.o.Firmware, r.o.Accel)
+	return vm.Start(ctx, v)
+}
+
+// follow reads the agent's lines until one starts with last. Each line ends a
+// phase if label gives it a name.
+func (r *run) follow(ctx context.Context, m *vm.Machine, last string, label func(marker string) string) error {
+	for {
+		line, err := m.Expect(ctx, marker)
+		if err != nil {
+			return err
+		}
+		if line.Groups[1] == "" {
+			return fmt.Errorf("the kernel gave up: %s", line.Text)
+		}
+		text := strings.TrimSpace(line.Groups[1])
+		r.say("%s", text)
+		if strings.HasPrefix(text, "failed") {
+			return fmt.Errorf("the agent says: %s", text)
+		}
+		if strings.HasPrefix(text, last) {
+			return nil
+		}
+		if label == nil {
+			continue
+		}
+		if name := label(text); name != "" {
+			r.report.phaseAt(name, line.At)
+		}
+	}
+}
+
+// marker finds the agent's lines and the ends that no agent survives. A line
+// may stand behind something that ended without a line feed, as the progress
+// of the installer's text frontend does.
+const marker = `sci-agent: (.+)$|Kernel panic - not syncing|end Kernel panic|No bootable device|Attempted to kill init`
+
+func installLabel(text string) string {
+	if name, ok := strings.CutPrefix(text, "phase "); ok {
+		return "install: " + name
+	}
+	return ""
+}
+
+func systemLabel(text string) string {
+	if step, ok := strings.CutPrefix(text, "step "); ok {
+		name, _, _ := strings.Cut(step, " ")
+		return "behind step: " + name
+	}
+	return ""
+}
+
+// end closes a check of a whole stage. A failure is shown with the screen, if
+// there is one, and what the console said last.
+func (r *run) end(ctx context.Context, c *Check, m *vm.Machine, err error) error {
+	if err == nil {
+		r.report.close(c, "")
+		return nil
+	}
+	shot, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	r.screen(shot, m, "failed: "+c.Name)
+	var tail strings.Builder
+	for _, l := range m.Console.Tail(30) {
+		fmt.Fprintln(&tail, l.Text)
+	}
+	c.Output = tail.String()
+	r.report.close(c, err.Error())
+	r.say("failed: %s: %v", c.Name, err)
+	return errFailed
+}
+
+// phase starts a new bar of the timeline now.
+func (r *run) phase(name string) { r.report.phaseAt(name, time.Now()) }
+
+func (r *run) say(format string, args ...any) {
+	if r.o.Progress != nil {
+		r.o.Progress(fmt.Sprintf("%6.0fs  ", time.Since(r.report.Started).Seconds()) + fmt.Sprintf(format, args...))
+	}
+}
+
+// background runs functions until stop is called, which waits for them.
+func (r *run) background(ctx context.Context, fns ...func(context.Context)) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	for _, f := range fns {
+		go func() { f(ctx); done <- struct{}{} }()
+	}
+	return func() {
+		cancel()
+		for range fns {
+			<-done
+		}
+	}
+}
+
+// film takes a screenshot after 4, 8, 16 … seconds: the boot menu and what
+// comes behind it, without filling the report.
+func (r *run) film(ctx context.Context, m *vm.Machine) {
+	start := time.Now()
+	for at := 4 * time.Second; ; at *= 2 {
+		select {
+		case <-time.After(at - time.Since(start)):
+		case <-ctx.Done():
+			return
+		case <-m.Done():
+			return
+		}
+		r.screen(ctx, m, fmt.Sprintf("%.0f s after power on", at.Seconds()))
+	}
+}
+
+// screen adds a screenshot to the report; without a graphics card or with a
+// dead machine there is none.
+func (r *run) screen(ctx context.Context, m *vm.Machine, caption string) {
+	path := filepath.Join(r.o.ReportDir, r.report.screenName())
+	if err := m.Screenshot(ctx, path); err != nil {
+		os.Remove(path)
+		return
+	}
+	r.report.addScreen(path, caption)
+}
+
+func pressEnter(ctx context.Context, m *vm.Machine) {
+	for range 6 {
+		select {
+		case <-time.After(5 * time.Second):
+		case <-ctx.Done():
+			return
+		}
+		_ = m.Keys(ctx, "ret")
+	}
+}
+
+// logFiles are the logs of both machines, as far as they exist.
+func (r *run) logFiles() []string {
+	var files []string
+	for _, name := range []string{"install.ttyS0.log", "install.qemu.log", "system.ttyS0.log", "system.qemu.log"} {
+		if path := filepath.Join(r.o.ReportDir, name); exists(path) {
+			files = append(files, path)
+		}
+	}
+	return files
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// CheckTools says what is missing on this machine for a test with o.
+func CheckTools(look func(program string) (string, error), o Options) error {
+	o = o.withDefaults()
+	program := o.QEMU
+	if program == "" {
+		program = "qemu-system-x86_64"
+	}
+	if o.QEMURoot != "" {
+		return nil
+	}
+	if _, err := look(program); err != nil {
+		return hint.New(fmt.Errorf("cannot find QEMU: %w", err), "install the packages qemu-system-x86 and ovmf")
+	}
+	return nil
+}
+
+// tail returns the end of a file, at most n bytes.
+func tail(path string, n int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if end, err := f.Seek(0, io.SeekEnd); err == nil && end > n {
+		_, err = f.Seek(end-n, io.SeekStart)
+		if err != nil {
+			return nil, err
+		}
+	} else if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	return io.ReadAll(io.LimitReader(f, n))
+}

@@ -1,0 +1,23 @@
+//go:build esession
+
+package installtest
+
+import (
+	"os"
+	"testing"
+	"fmt"
+	"time"
+
+	"github.com/skycover/sci-cd/pkg/vm"
+)
+
+func TestE(t *testing.T) {
+	o := Options{ISO: os.Getenv("ISO"), Firmware: vm.Firmware(os.Getenv("FW")), Medium: Medium(os.Getenv("MEDIUM")), Stage: Stage(os.Getenv("STAGE")), ReportDir: os.Getenv("REPORT"),
+		DiskSize: 4 << 30, Host: Host{Name: "node1", Role: "node", Domain: "lab.example", MACs: []string{"52:54:00:5c:1c:01"}, LAN: "192.168.50.11/24", Packages: []string{"systemd", "ganeti", "lvm2"}},
+		Limits: Limits{Boot: 3*time.Minute, Install: 5*time.Minute, First: 3*time.Minute, Check: 30*time.Second},
+		Progress: func(s string) { fmt.Println(s) }}
+	r, err := Run(t.Context(), o)
+	if err != nil { t.Fatal(err) }
+	fmt.Println(r.Summary())
+	for _, c := range r.Failed() { fmt.Println("FAILED", c.Name, c.problem()) }
+}

@@ -1,0 +1,255 @@
+// Package media puts everything into the tree that stands on the disc: boot
+// loaders and their menus, kernel and initrd, the repository, the files by
+// which the installer knows a Debian disc (.disk/), and the digests over all of
+// it.
+//
+// Layout:
+//
+//	.disk/                   info, base_installable, id/…: what d-i looks for
+//	EFI/boot/                shim, grub, MokManager for firmware that looks here
+//	boot/grub/               grub.cfg, efi.img (the FAT image of El Torito)
+//	dists/, pool/            the repository, signed with the site's key
+//	install/                 kernel and initrd
+//	isolinux/                boot loader for BIOS
+//	sci/                     what the agent reads: roles, key, manifest
+//	SHA256SUMS{,.asc}        every file, signed; md5sum.txt for old habits
+package media
+
+import (
+	"crypto/md5"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/skycover/sci-cd/pkg/iso"
+	"github.com/skycover/sci-cd/pkg/pgp"
+	"github.com/skycover/sci-cd/pkg/tree"
+)
+
+// Paths on the medium that other packages read.
+const (
+	KernelPath   = "install/vmlinuz"
+	InitrdPath   = "install/initrd.gz"
+	ManifestPath = "sci/manifest.json"
+	KeyPath      = "sci/site-key.asc"
+	SumsPath     = "SHA256SUMS"
+	SumsSigPath  = "SHA256SUMS.asc"
+	efiImage     = "boot/grub/efi.img"
+	isolinuxBin  = "isolinux/isolinux.bin"
+)
+
+// Loaders are the boot loaders' files, from Debian's packages.
+type Loaders struct {
+	Isolinux  []byte            // isolinux.bin
+	MBR       []byte            // isohdpfx.bin
+	Modules   map[string][]byte // ldlinux.c32, menu.c32 and their libraries
+	Shim      []byte            // shimx64.efi.signed
+	Grub      []byte            // grubx64.efi.signed
+	MokManage []byte            // mmx64.efi.signed
+}
+
+// Manifest says what is on the medium, for people and for `sci-cd inspect`.
+type Manifest struct {
+	Format      int        `json:"format"`
+	Builder     string     `json:"builder"`
+	Site        string     `json:"site"`
+	Domain      string     `json:"domain"`
+	Codename    string     `json:"codename"`
+	Version     string     `json:"version"`
+	Arch        string     `json:"arch"`
+	Kernel      string     `json:"kernel"`
+	Unattended  bool       `json:"unattended"`
+	Consoles    []string   `json:"consoles"`
+	Time        time.Time  `json:"time"`
+	LockSHA256  string     `json:"lockSHA256"`
+	Fingerprint string     `json:"keyFingerprint"`
+	Hosts       []HostLine `json:"hosts"`
+	Roles       []RoleLine `json:"roles"`
+	Packages    []Package  `json:"packages"`
+}
+
+// HostLine is a host of the site, without its secrets.
+type HostLine struct {
+	Name      string            `json:"name"`
+	FQDN      string            `json:"fqdn"`
+	Role      string            `json:"role"`
+	Virtual   bool              `json:"virtual,omitempty"`
+	MACs      []string          `json:"macs,omitempty"`
+	Serial    string            `json:"serial,omitempty"`
+	AssetTag  string            `json:"assetTag,omitempty"`
+	Addresses map[string]string `json:"addresses"`
+}
+
+// RoleLine is a role and what is installed for it.
+type RoleLine struct {
+	Name     string   `json:"name"`
+	Profiles []string `json:"profiles"`
+	Packages []string `json:"packages"`
+}
+
+// Package is a package in the pool.
+type Package struct {
+	Name         string   `json:"name"`
+	Version      string   `json:"version"`
+	Architecture string   `json:"architecture"`
+	Kind         string   `json:"kind"`
+	Size         int64    `json:"size"`
+	SHA256       string   `json:"sha256"`
+	Path         string   `json:"path"`
+	Uses         []string `json:"uses"`
+}
+
+// Options are the inputs of Tree.
+type Options struct {
+	Manifest   Manifest
+	Repository *tree.Tree // pool/ and dists/
+	Kernel     []byte
+	Initrd     tree.Entry // Path is set by Tree
+	Loaders    Loaders
+	Roles      *tree.Tree // below sci/
+	Key        *pgp.Key
+	Time       time.Time
+}
+
+// Tree returns the medium's tree and how it boots.
+func Tree(o Options) (*tree.Tree, *iso.Options, error) {
+	t := &tree.Tree{}
+	if err := t.Merge("", o.Repository); err != nil {
+		return nil, nil, err
+	}
+	if err := t.Merge("sci", o.Roles); err != nil {
+		return nil, nil, err
+	}
+	manifest, err := json.MarshalIndent(o.Manifest, "", "  ")
+	if err != nil {
+		return nil, nil, err
+	}
+	id := mediumID(o)
+	o.Initrd.Path = InitrdPath
+	files := &adder{tree: t}
+	files.entry(o.Initrd)
+	files.bytes(KernelPath, o.Kernel)
+	files.bytes(ManifestPath, append(manifest, '\n'))
+	files.bytes(KeyPath, o.Key.PublicArmor())
+	addDisk(files, o, id)
+	addLoaders(files, o, id)
+	if files.err != nil {
+		return nil, nil, files.err
+	}
+	if err := addSums(t, o); err != nil {
+		return nil, nil, err
+	}
+	return t, &iso.Options{
+		VolumeID:    VolumeID(o.Manifest),
+		Publisher:   "SCI-CD",
+		Application: o.Manifest.Builder,
+		Time:        o.Time,
+		BIOS:        &iso.BIOSBoot{Image: isolinuxBin, MBR: o.Loaders.MBR},
+		UEFI:        &iso.UEFIBoot{Image: efiImage},
+	}, nil
+}
+
+// VolumeID is the medium's volume identifier: at most 32 characters, from the
+// set of ECMA-119 d-characters that every tool shows (upper case, digits, _).
+func VolumeID(m Manifest) string {
+	id := strings.ToUpper("SCI_" + m.Site + "_" + m.Codename)
+	id = strings.Map(func(r rune) rune {
+		if r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '_'
+	}, id)
+	return id[:min(len(id), 32)]
+}
+
+// mediumID names this medium for GRUB's search: a UUID made from the time of
+// the build, the lock and the key, so that two media in one machine differ.
+func mediumID(o Options) string {
+	sum := sha256.Sum256([]byte(o.Time.UTC().Format(time.RFC3339) + o.Manifest.LockSHA256 + o.Manifest.Fingerprint + o.Initrd.SHA256))
+	h := hex.EncodeToString(sum[:])
+	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:32]
+}
+
+// addDisk adds what the installer's cdrom-detect and base-installer read.
+func addDisk(files *adder, o Options, id string) {
+	m := o.Manifest
+	info := fmt.Sprintf("Debian GNU/Linux %s %q - SCI-CD %s %s %s\n", m.Version, strings.ToUpper(m.Codename[:1])+m.Codename[1:], m.Site, m.Arch, o.Time.UTC().Format("20060102-15:04"))
+	files.bytes(".disk/info", []byte(info))
+	files.bytes(".disk/base_installable", nil)
+	files.bytes(".disk/base_components", []byte("main\n"))
+	files.bytes(".disk/udeb_include", nil)
+	files.bytes(".disk/cd_type", []byte("full_cd/single\n"))
+	files.bytes(".disk/id/"+id, nil)
+}
+
+// adder adds files until one fails.
+type adder struct {
+	tree *tree.Tree
+	err  error
+}
+
+func (a *adder) bytes(name string, data []byte) {
+	if a.err == nil {
+		a.err = a.tree.AddBytes(name, 0o644, data)
+	}
+}
+
+func (a *adder) entry(e tree.Entry) {
+	if a.err == nil {
+		a.err = a.tree.Add(e)
+	}
+}
+
+// addSums adds md5sum.txt and SHA256SUMS over every regular file, and the
+// signature of the latter. Known SHA-256 digests are taken from the entries;
+// MD5 is for the installer's own integrity check and needs the bytes once.
+func addSums(t *tree.Tree, o Options) error {
+	var shas, md5s strings.Builder
+	for _, e := range t.Entries() {
+		if !e.Mode.IsRegular() || e.Path == isolinuxBin {
+			continue // the ISO writer patches its own addresses into isolinux.bin
+		}
+		weak, strong, err := digests(e)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&shas, "%s  %s\n", strong, e.Path)
+		fmt.Fprintf(&md5s, "%s  ./%s\n", weak, e.Path)
+	}
+	signature, err := o.Key.DetachSign(strings.NewReader(shas.String()), o.Time, true)
+	if err != nil {
+		return fmt.Errorf("cannot sign %s: %w", SumsPath, err)
+	}
+	return errors.Join(
+		t.AddBytes("md5sum.txt", 0o644, []byte(md5s.String())),
+		t.AddBytes(SumsPath, 0o644, []byte(shas.String())),
+		t.AddBytes(SumsSigPath, 0o644, signature))
+}
+
+func digests(e tree.Entry) (weak, strong string, err error) {
+	r, err := e.Open()
+	if err != nil {
+		return "", "", err
+	}
+	defer func() { _ = r.Close() }()
+	m, s := md5.New(), sha256.New()
+	hashes := []io.Writer{m}
+	if e.SHA256 == "" {
+		hashes = append(hashes, s)
+	}
+	if _, err := io.Copy(io.MultiWriter(hashes...), r); err != nil {
+		return "", "", fmt.Errorf("cannot read %q: %w", e.Path, err)
+	}
+	if e.SHA256 != "" {
+		return sum(m), e.SHA256, nil
+	}
+	return sum(m), sum(s), nil
+}
+
+func sum(h hash.Hash) string { return hex.EncodeToString(h.Sum(nil)) }

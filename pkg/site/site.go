@@ -1,0 +1,158 @@
+package site
+
+import (
+	"maps"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// APIVersion is the only version of the site file that this code reads.
+const APIVersion = "sci-cd/v1"
+
+// Site is a validated site file. Every field's doc tag is its entry in
+// docs/site.md and in docs/site.schema.json.
+type Site struct {
+	APIVersion string             `yaml:"apiVersion" json:"apiVersion" need:"yes" hint:"write apiVersion: sci-cd/v1" doc:"Version of this file's format: sci-cd/v1."`
+	Name       string             `yaml:"name" json:"name" need:"yes" pattern:"name" doc:"Name of the site: lower-case letters, digits and hyphens, at most 32 characters. It names the ISO's volume and the key of the site."`
+	Domain     string             `yaml:"domain" json:"domain" need:"yes" pattern:"domain" doc:"DNS domain of all hosts. A host's full name is NAME.DOMAIN."`
+	Release    string             `yaml:"release" json:"release,omitempty" default:"trixie" pattern:"codename" doc:"Codename of the Debian release, never a moving name such as stable."`
+	Mirrors    Mirrors            `yaml:"mirrors" json:"mirrors,omitzero" doc:"Where Debian is fetched from. Empty: what the building machine's own apt sources name."`
+	Locale     string             `yaml:"locale" json:"locale,omitempty" default:"en_US.UTF-8" doc:"Locale of the installed system, a UTF-8 one that Debian's package locales supports."`
+	Keyboard   string             `yaml:"keyboard" json:"keyboard,omitempty" default:"us" doc:"Keyboard layout, as keyboard-configuration names it (us, gb, de, fr(latin9), ru, …)."`
+	Timezone   string             `yaml:"timezone" json:"timezone,omitempty" default:"Etc/UTC" doc:"Time zone, as Debian's package tzdata names it."`
+	Unattended bool               `yaml:"unattended" json:"unattended,omitempty" default:"false" doc:"true: the boot menu counts down 10 seconds and installs. false: it waits for a key."`
+	Console    []string           `yaml:"console" json:"console,omitempty" default:"tty0" doc:"Kernel consoles, in the syntax of the kernel's console= parameter. The last one becomes /dev/console."`
+	Root       Root               `yaml:"root" json:"root,omitzero" doc:"Who may log in as root. Empty: the account is locked."`
+	Networks   map[string]Network `yaml:"networks" json:"networks,omitempty" need:"yes" hint:"write networks: {lan: {subnet: 192.168.50.0/24}}, with your own addresses" doc:"The site's networks by name. A network's name is also the name of its bridge on the nodes. lan is required, backbone carries storage and cluster traffic."`
+	Cluster    *Cluster           `yaml:"cluster" json:"cluster,omitempty" doc:"The Ganeti cluster that the nodes form."`
+	Hosts      []Host             `yaml:"hosts" json:"hosts,omitempty" need:"yes" hint:"list at least one machine with name, role, match and addresses" doc:"The machines of the site."`
+	Packages   []string           `yaml:"packages" json:"packages,omitempty" doc:"Extra Debian packages for every host."`
+	Profiles   []string           `yaml:"profiles" json:"profiles,omitempty" doc:"Extra profiles for every host."`
+	ProfileDir string             `yaml:"profileDir" json:"profileDir,omitempty" doc:"Directory with the site's own profiles, beside the site file."`
+	LocalDebs  string             `yaml:"localDebs" json:"localDebs,omitempty" doc:"Directory with .deb files of your own, beside the site file. They go onto the medium."`
+
+	// Dir is the directory of the site file, "" if it came from no file.
+	Dir string `yaml:"-" json:"-"`
+
+	file string
+	pos  positions
+}
+
+// Mirrors are base URLs; an empty one is left to the builder.
+type Mirrors struct {
+	Main     string `yaml:"main" json:"main,omitempty" pattern:"url" doc:"Base URL of the Debian archive, as http://ftp.debian.org/debian."`
+	Security string `yaml:"security" json:"security,omitempty" pattern:"url" doc:"Base URL of the security archive, as http://security.debian.org/debian-security."`
+	Updates  string `yaml:"updates" json:"updates,omitempty" pattern:"url" doc:"Base URL of the archive that holds RELEASE-updates. Empty: the same as main."`
+}
+
+// Root says how root logs in.
+type Root struct {
+	PasswordHash Secret   `yaml:"passwordHash" json:"passwordHash,omitempty" pattern:"hash" doc:"Password of root as a crypt(5) hash: $y$… (mkpasswd, from the package whois) or $6$… (openssl passwd -6). Never the password itself."`
+	SSHKeys      []string `yaml:"sshKeys" json:"sshKeys,omitempty" doc:"Public keys for root's authorized_keys, a line each."`
+}
+
+// Network is one network of the site.
+type Network struct {
+	Subnet  netip.Prefix `yaml:"subnet" json:"subnet,omitzero" need:"yes" pattern:"prefix" doc:"The network in CIDR notation, as 192.168.50.0/24."`
+	Gateway netip.Addr   `yaml:"gateway" json:"gateway,omitzero" pattern:"address" doc:"The default route. At most one network has one."`
+	DNS     []netip.Addr `yaml:"dns" json:"dns,omitempty" pattern:"address" doc:"Name servers."`
+	NTP     []string     `yaml:"ntp" json:"ntp,omitempty" doc:"Time servers, as names or addresses. Empty: Debian's pool."`
+}
+
+// Cluster is the name and address under which the cluster's master answers.
+type Cluster struct {
+	Name    string     `yaml:"name" json:"name" need:"yes" pattern:"label" doc:"Host name of the cluster, without the domain."`
+	Address netip.Addr `yaml:"address" json:"address,omitzero" need:"yes" pattern:"address" doc:"Address of the cluster's master in the network lan. No host may have it."`
+}
+
+// Host is one machine of the site.
+type Host struct {
+	Name      string                `yaml:"name" json:"name" need:"yes" pattern:"label" doc:"Host name without the domain."`
+	Role      string                `yaml:"role" json:"role" need:"yes" pattern:"profile" doc:"What the host is for: the name of a profile, such as node or service."`
+	Virtual   bool                  `yaml:"virtual" json:"virtual,omitempty" default:"false" doc:"true: the host is a virtual machine in the cluster. The installer matches no hardware with it unless match is given."`
+	Match     Match                 `yaml:"match" json:"match,omitzero" doc:"How the installer knows the machine. What is given must hold, all of it. Required unless the host is virtual."`
+	Addresses map[string]netip.Addr `yaml:"addresses" json:"addresses,omitempty" pattern:"address" doc:"The host's address in each network, by the network's name. lan is required."`
+	Disk      Disk                  `yaml:"disk" json:"disk,omitzero" doc:"Which disk to install on. Empty: the only disk that is internal, not removable and empty; several of them are an error at installation."`
+	Profiles  []string              `yaml:"profiles" json:"profiles,omitempty" doc:"Extra profiles for this host."`
+}
+
+// Class names what is installed on the host: its role, and after a "+" each
+// of its own extra profiles ("node", "node+monitoring"). Hosts of one class
+// get the same software.
+func (h Host) Class() string { return strings.Join(append([]string{h.Role}, h.Profiles...), "+") }
+
+// Match is how a machine is known. Every property that is given must hold; of
+// several MAC addresses one is enough.
+type Match struct {
+	MAC      []MAC  `yaml:"mac" json:"mac,omitempty" pattern:"mac" doc:"MAC addresses of the machine's network cards. One of them is enough."`
+	Serial   string `yaml:"serial" json:"serial,omitempty" doc:"Serial number of the machine, as in /sys/class/dmi/id/product_serial."`
+	AssetTag string `yaml:"assetTag" json:"assetTag,omitempty" doc:"Asset tag of the chassis, as in /sys/class/dmi/id/chassis_asset_tag."`
+}
+
+// Empty reports whether nothing was given.
+func (m Match) Empty() bool { return len(m.MAC) == 0 && m.Serial == "" && m.AssetTag == "" }
+
+// Disk chooses a disk by its properties; all that are given must hold.
+type Disk struct {
+	Serial  string `yaml:"serial" json:"serial,omitempty" doc:"Serial number of the disk. With it a USB disk may be chosen too."`
+	Model   string `yaml:"model" json:"model,omitempty" doc:"Model of the disk, as in /sys/block/*/device/model."`
+	MinSize Size   `yaml:"minSize" json:"minSize,omitzero" pattern:"size" doc:"Smallest size of the disk: 480GB (powers of 1000, as disks are sold) or 447GiB (powers of 1024)."`
+	Wipe    bool   `yaml:"wipe" json:"wipe,omitempty" default:"false" doc:"true: install even on a disk that holds data, and lose it. Without it, only an empty disk is taken."`
+}
+
+// FQDN is the full name of a host or of the cluster.
+func (s *Site) FQDN(name string) string { return name + "." + s.Domain }
+
+// Host returns the host of that name.
+func (s *Site) Host(name string) (*Host, bool) {
+	for i := range s.Hosts {
+		if s.Hosts[i].Name == name {
+			return &s.Hosts[i], true
+		}
+	}
+	return nil, false
+}
+
+// Roles are the roles of all hosts, sorted, each once.
+func (s *Site) Roles() []string {
+	var roles []string
+	for _, h := range s.Hosts {
+		if h.Role != "" {
+			roles = append(roles, h.Role)
+		}
+	}
+	slices.Sort(roles)
+	return slices.Compact(roles)
+}
+
+// Classes are the classes of all hosts, sorted, each once.
+func (s *Site) Classes() []string {
+	var classes []string
+	for _, h := range s.Hosts {
+		if h.Role != "" {
+			classes = append(classes, h.Class())
+		}
+	}
+	slices.Sort(classes)
+	return slices.Compact(classes)
+}
+
+// NetworkNames are the names of the site's networks, sorted.
+func (s *Site) NetworkNames() []string {
+	return slices.Sorted(maps.Keys(s.Networks))
+}
+
+// ProfilePath is where the site's own profiles are, "" if it has none.
+func (s *Site) ProfilePath() string { return s.beside(s.ProfileDir) }
+
+// DebsPath is where the site's own .deb files are, "" if it has none.
+func (s *Site) DebsPath() string { return s.beside(s.LocalDebs) }
+
+func (s *Site) beside(dir string) string {
+	if dir == "" {
+		return ""
+	}
+	return filepath.Join(s.Dir, dir)
+}
