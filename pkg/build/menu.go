@@ -55,6 +55,7 @@ func hooks() []hook {
 		{"lib/debian-installer-startup.d/S31sci", 0o755, `#!/bin/sh
 # Made by sci-cd (pkg/build): find the host, answer the installer's questions.
 grep -qw rescue/enable=true /proc/cmdline && exit 0
+export DEBIAN_FRONTEND=none
 . /usr/share/debconf/confmodule
 exec /usr/bin/sci-agent installer answers 2>>/var/log/sci-agent.log
 `},

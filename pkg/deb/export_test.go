@@ -5,4 +5,5 @@ package deb
 var (
 	CompareReaders   = compareReaders
 	CompareRelations = compareRelations
+	NeedTool         = needTool
 )

@@ -177,6 +177,7 @@ func walk(m member, limit int64, fn func(*tar.Header, io.Reader) error) error {
 	defer func() { _ = plain.Close() }()
 	bounded := &boundedReader{r: plain, left: limit, limit: limit}
 	tr := tar.NewReader(bounded)
+	var total int64
 	for {
 		h, err := tr.Next()
 		if err == io.EOF {
@@ -189,6 +190,11 @@ func walk(m member, limit int64, fn func(*tar.Header, io.Reader) error) error {
 		if err != nil {
 			return err
 		}
+		// A sparse file is longer than its bytes in the archive.
+		if h.Size > limit-total {
+			return fmt.Errorf("unpacks to more than %d bytes", limit)
+		}
+		total += h.Size
 		if root {
 			continue
 		}

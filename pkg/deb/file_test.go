@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -212,6 +213,49 @@ func TestBoundedReader(t *testing.T) {
 		if (err != nil) != (n > 10) {
 			t.Errorf("%d bytes of 10: %v", n, err)
 		}
+	}
+}
+
+// A sparse file in pax format says it is 8 EiB long and brings no bytes.
+func TestSparseIsBounded(t *testing.T) {
+	records := ""
+	for _, r := range []string{"major=1", "minor=0", "name=./a", "realsize=9000000000000000000"} {
+		records += fmt.Sprintf("%d GNU.sparse.%s\n", len(r)+len("00 GNU.sparse.\n"), r)
+	}
+	block := func(name string, typ byte, data string) string {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		if err := w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Size: int64(len(data)), Format: tar.FormatUSTAR}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, data); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		h := b.Bytes()
+		h[156] = typ
+		copy(h[148:156], "        ")
+		sum := 0
+		for _, c := range h[:512] {
+			sum += int(c)
+		}
+		copy(h[148:156], fmt.Sprintf("%06o\x00 ", sum))
+		return b.String()
+	}
+	sparseMap := "1\n9000000000000000000\n0\n"
+	data := block("pax", 'x', records) + block("x", '0', sparseMap+strings.Repeat("\x00", 512-len(sparseMap))) + strings.Repeat("\x00", 1024)
+	f, err := openBytes(arOf("debian-binary", "2.0\n", "control.tar", controlTar(t, minimal), "data.tar", data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = f.Data(func(h *tar.Header, r io.Reader) error {
+		t.Errorf("%q with %d bytes comes through", h.Name, h.Size)
+		return nil
+	})
+	if want := "cannot read package x.deb: data.tar: unpacks to more than 34359738368 bytes"; err == nil || err.Error() != want {
+		t.Errorf("got %v\nwant %s", err, want)
 	}
 }
 

@@ -71,6 +71,7 @@ func packages(t *testing.T, data []byte) []*deb.Package {
 
 // Every stanza, relation and version of trixie, through two readers each.
 func TestTrixieIndexes(t *testing.T) {
+	deb.NeedTool(t, "dpkg")
 	for _, path := range []string{
 		"dists/trixie/main/binary-amd64/Packages.xz",
 		"dists/trixie/main/debian-installer/binary-amd64/Packages.xz",
@@ -111,6 +112,7 @@ func askDpkg(t *testing.T, a, b string) {
 
 // Some real packages, read by us and by dpkg-deb.
 func TestTrixiePackages(t *testing.T) {
+	deb.NeedTool(t, "dpkg-deb")
 	wanted := map[string]bool{
 		"base-files": true, "libc6": true, "dpkg": true, "tzdata": true, "sudo": true, "drbd-utils": true, "perl-base": true,
 		"rootskel": true, "main-menu": true,

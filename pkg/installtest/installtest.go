@@ -18,6 +18,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -199,9 +200,18 @@ func (r *run) install(ctx context.Context) error {
 	err = r.follow(limit, m, "installed", installLabel)
 	if err == nil {
 		r.phase("power off")
+		err = r.follow(limit, m, "\x00", nil) // a kernel may still panic
+	}
+	if errors.Is(err, vm.ErrEnded) && r.ended(m, "installed") {
 		_, err = m.Wait(limit)
 	}
 	return r.end(ctx, c, m, err)
+}
+
+// ended says whether the machine ended by itself behind a line of the agent.
+func (r *run) ended(m *vm.Machine, after string) bool {
+	_, ok := m.Console.Contains(regexp.MustCompile("sci-agent: " + after))
+	return ok
 }
 
 func (r *run) bootMedium(ctx context.Context, m *vm.Machine, screens bool) error {

@@ -139,17 +139,19 @@ const (
 //   - Entry 1 spans the whole image: d-i's cdrom-detect mounts the partitions of
 //     a USB disk before the disk, and whoever copies the medium from there wants
 //     all of it. It is active, since some BIOSes refuse a disk without.
-//   - Entry 2 is the EFI system partition inside it. EDK2 ignores a table whose
-//     entries overlap (PartitionValidMbr), but skips entries of type 0: so entry
-//     1 has type 0 when there is a second one. parted, fdisk and Linux agree on
-//     what they see; only "sfdisk --verify" mentions the overlap.
+//   - Entry 2 is the EFI system partition inside it. EDK2 refuses a table whose
+//     entries overlap (PartitionValidMbr) but skips entries of type 0, so entry 1
+//     has type 0 when there is a second one. Tried in OVMF with the El Torito
+//     record wiped out, which firmware may ignore on a disk: type 0 boots, type
+//     17 as isohybrid has it ends in the shell. parted, fdisk and Linux are
+//     content; only "sfdisk --verify" mentions the overlap, as with Debian's.
 //   - No GPT: EDK2 and Linux look at one only if the MBR has an entry of type EE,
 //     which no BIOS boots by itself; without that entry a GPT is dead weight that
-//     parted asks about. A copy on a larger stick would have its backup table in
-//     the wrong place too.
+//     parted asks about. On a larger stick its backup would lie in the wrong
+//     place too.
 func (l *layout) masterBootRecord(id [4]byte) []byte {
 	b := make([]byte, 512)
-	if l.bios != nil {
+	if l.bootsDisk() {
 		copy(b, l.options.BIOS.MBR)
 		binary.LittleEndian.PutUint64(b[432:], uint64(l.bios.extent)*4)
 	}
@@ -160,11 +162,14 @@ func (l *layout) masterBootRecord(id [4]byte) []byte {
 		esp := partition{kind: mbrEFI, start: l.uefi.extent * 4, size: uint32(l.uefi.entry.Size / 512)}
 		esp.put(b[446+16:])
 	}
-	whole.active = l.bios != nil
+	whole.active = l.bootsDisk()
 	whole.put(b[446:])
 	b[510], b[511] = 0x55, 0xaa
 	return b
 }
+
+// bootsDisk says that a BIOS finds boot code in the first sector.
+func (l *layout) bootsDisk() bool { return l.bios != nil && len(l.options.BIOS.MBR) > 0 }
 
 type partition struct {
 	active      bool

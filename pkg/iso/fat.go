@@ -80,6 +80,9 @@ func fatTree(t *tree.Tree, tm time.Time) (*fatNode, error) {
 		if e.Mode.Type() != 0 && !e.Mode.IsDir() {
 			return nil, fmt.Errorf("%q is neither a file nor a directory", e.Path)
 		}
+		if e.Size < 0 || e.Size > fatMaxSize {
+			return nil, fmt.Errorf("%q has %d bytes; want at most %d", e.Path, e.Size, fatMaxSize)
+		}
 		n := &fatNode{entry: e, name: path.Base(e.Path), time: e.ModTime, parent: nodes[path.Dir(e.Path)]}
 		if n.time.IsZero() {
 			n.time = tm
@@ -115,7 +118,7 @@ func (n *fatNode) nameAmong(siblings []*fatNode) error {
 	}
 	stem8, stemLower, ok1 := fatPart(stem, 8)
 	ext3, extLower, ok2 := fatPart(ext, 3)
-	n.long = !ok1 || !ok2 || strings.HasSuffix(n.name, ".")
+	n.long = !ok1 || !ok2
 	n.short = fatShort(stem8, ext3)
 	if !n.long {
 		if stemLower {
@@ -227,7 +230,7 @@ func (n *fatNode) measure() {
 	if n.entry.Mode.IsDir() {
 		size = int64(n.records()+2) * 32
 	}
-	n.clusters = int(min((size+fatCluster-1)/fatCluster, fatMaxSize))
+	n.clusters = int((size + fatCluster - 1) / fatCluster)
 }
 
 // records counts the directory records of n's children.
@@ -333,6 +336,10 @@ func (n *fatNode) read(v *fatVolume) error {
 		if _, err := io.ReadFull(r, v.at(n)[:n.entry.Size]); err != nil {
 			return fmt.Errorf("cannot read %q: %w", n.entry.Path, err)
 		}
+	}
+	var more [1]byte
+	if count, _ := r.Read(more[:]); count > 0 {
+		return fmt.Errorf("cannot read %q: longer than its %d bytes", n.entry.Path, n.entry.Size)
 	}
 	return nil
 }

@@ -201,11 +201,14 @@ func TestPartitionTable(t *testing.T) {
 			}
 		})
 	}
-	name, _ := writeImage(t, sample(t), Options{VolumeID: "data", Time: testTime})
-	b, err := os.ReadFile(name)
-	must(t, err)
-	if !bytes.Equal(b[:16*sectorSize], make([]byte, 16*sectorSize)) || len(openImage(t, name).Boot()) != 0 {
-		t.Error("an image that boots nothing has a boot sector or catalog")
+	for _, o := range []Options{{}, {BIOS: &BIOSBoot{Image: "isolinux/isolinux.bin"}}} {
+		o.VolumeID, o.Time = "data", testTime
+		name, _ := writeImage(t, sample(t), o)
+		b, err := os.ReadFile(name)
+		must(t, err)
+		if !bytes.Equal(b[:16*sectorSize], make([]byte, 16*sectorSize)) {
+			t.Errorf("an image that boots from no disk has a boot sector; BIOS %v", o.BIOS)
+		}
 	}
 }
 

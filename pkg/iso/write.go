@@ -110,7 +110,7 @@ func (l *layout) write(ctx context.Context, w *imageWriter) error {
 	if err != nil {
 		return err
 	}
-	if l.bootable() {
+	if l.bootsDisk() || l.uefi != nil {
 		copy(meta, l.masterBootRecord(diskID(meta)))
 	}
 	if err := w.bytes(0, meta); err != nil {

@@ -83,6 +83,8 @@ func TestDebianKeyringIsCurrent(t *testing.T) {
 
 // What Debian signs today, in both forms, verifies; gpgv and sqv agree.
 func TestDebianSignatures(t *testing.T) {
+	pgp.NeedTool(t, "gpgv")
+	pgp.NeedTool(t, "sqv")
 	ring, err := pgp.Debian()
 	if err != nil {
 		t.Fatal(err)

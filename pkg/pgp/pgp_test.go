@@ -260,6 +260,11 @@ func TestOneGoodSignatureIsEnough(t *testing.T) {
 			t.Errorf("%d signers, error %v; want %d signers", len(signers), err, test.want)
 		}
 	}
+	// A signature of a version that nobody knows yet, before the good ones.
+	later := append([]byte{0xc2, 3, 9, 9, 9}, both...)
+	if signers, err := ringOf(t, a).VerifyDetached(strings.NewReader(release), later, signed); err != nil || len(signers) != 1 {
+		t.Errorf("beside a signature of version 9: %d signers, error %v", len(signers), err)
+	}
 	_, err := ringOf(t, newKey(t, "c")).VerifyDetached(strings.NewReader(release), both, signed)
 	if !errors.Is(err, ErrUnknownKey) || strings.Count(err.Error(), "not in the keyring") != 2 {
 		t.Errorf("got %v; want two unknown keys", err)

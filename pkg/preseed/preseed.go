@@ -19,9 +19,8 @@ const TemplateName = "answers.cfg"
 
 // values are what the template sees.
 type values struct {
-	Site              *site.Site
-	Language, Country string
-	Hash              string
+	Site *site.Site
+	Hash string
 }
 
 // ignored are the prefixes of questions that nothing asks in this installer.
@@ -39,7 +38,6 @@ func Render(templates fs.FS, s *site.Site, sel *profile.Selection) (text []byte,
 		return nil, nil, fmt.Errorf("cannot render answers: %w", err)
 	}
 	v := values{Site: s, Hash: string(s.Root.PasswordHash)}
-	v.Language, v.Country = splitLocale(s.Locale)
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "# Rendered by sci-cd (pkg/preseed) from preseed/%s for %s of site %s.\n", TemplateName, sel.Role, s.Name)
 	if err := tmpl.Execute(&b, v); err != nil {
@@ -50,17 +48,6 @@ func Render(templates fs.FS, s *site.Site, sel *profile.Selection) (text []byte,
 		notes = append(notes, idle(own)...)
 	}
 	return b.Bytes(), notes, nil
-}
-
-// splitLocale takes "pt_BR.UTF-8" apart: "pt", "BR".
-func splitLocale(locale string) (language, country string) {
-	base, _, _ := strings.Cut(locale, ".")
-	base, _, _ = strings.Cut(base, "@")
-	language, country, ok := strings.Cut(base, "_")
-	if !ok || language == "C" {
-		return "en", "US"
-	}
-	return language, country
 }
 
 // idle lists the answers in a preseed text that have no effect here.

@@ -316,21 +316,17 @@ func (s *solver) solutions(parent *node, d *dependency) []*node {
 
 // prefer orders packages that meet a relation to target.
 func (s *solver) prefer(target, x, y *node) int {
-	return cmp.Or(
+	order := cmp.Or(
 		before(s.at(x).protected, s.at(y).protected),
 		before(x == target, y == target),
 		before(x.essential, y.essential),
 		before(x.important, y.important),
 		cmp.Compare(priority(x.pkg.Priority), priority(y.pkg.Priority)),
-		s.laterFirst(x, y),
 	)
-}
-
-// laterFirst orders by the place of the first mention in the indexes.
-func (s *solver) laterFirst(x, y *node) int {
-	if x == y {
-		return 0
+	if order != 0 || x == y {
+		return order
 	}
+	// Ranks are computed at the first use: most requests need none.
 	return cmp.Compare(s.u.rank(y.name), s.u.rank(x.name))
 }
 
@@ -381,9 +377,12 @@ func (s *solver) markDependencies(n *node, wanted []*dependency, depth int, prot
 // other that could carry it.
 func (s *solver) protectOnly(n *node, d *dependency, depth int) bool {
 	found := s.solutions(n, d)
-	slices.SortFunc(found, s.laterFirst)
-	found = slices.Compact(found)
-	if len(found) != 1 || s.at(found[0]).protected {
+	for _, other := range found {
+		if other != found[0] {
+			return true
+		}
+	}
+	if len(found) == 0 || s.at(found[0]).protected {
 		return true
 	}
 	s.at(found[0]).protected = true
