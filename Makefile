@@ -47,10 +47,10 @@ test-unit: agent vet shellcheck ## unit tests: no network beyond loopback
 	$(GO) test ./...
 
 test-mirror: agent ## against the real archive
-	$(GO) test -tags realmirror -run Mirror -count=1 ./...
+	scripts/test-mirror
 
 test-iso: iso ## the real ISO, judged by xorriso, isoinfo, apt, sqv
-	$(GO) test -tags realiso -count=1 -timeout 20m ./pkg/isocheck
+	$(GO) test -tags realiso -run Real -count=1 -timeout 20m ./pkg/build
 
 test-boot: iso iso-bookworm ## boots the ISO to the installer in QEMU, every way
 	scripts/test-boot
@@ -68,7 +68,7 @@ fuzz: ## each fuzz target for a short while
 	scripts/fuzz
 
 generate: ## JSON Schema and reference of the site file
-	$(GO) test ./pkg/site -run 'Schema|Docs' -update
+	$(GO) test ./pkg/site -run 'Schema|Reference' -update
 
 vet:
 	$(GO) vet ./...

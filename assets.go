@@ -1,6 +1,7 @@
-// Package scicd holds what SCI-CD carries in its binary: the profiles, the
-// files laid over installed systems, and the installer's answers. A sysadmin
-// reads and changes them in the directories of the same names.
+// What SCI-CD carries in its binary: the profiles, the files laid over
+// installed systems, and the installer's answers. A sysadmin reads and changes
+// them in the directories of the same names.
+
 package scicd
 
 import (

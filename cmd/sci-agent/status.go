@@ -38,11 +38,11 @@ func status(w io.Writer, root string, asJSON bool) error {
 	if err != nil {
 		return hint.New(err, "start it anew: systemctl restart sci-agent")
 	}
-	print := st.Print
+	show := st.Print
 	if asJSON {
-		print = st.PrintJSON
+		show = st.PrintJSON
 	}
-	if err := print(w); err != nil {
+	if err := show(w); err != nil {
 		return err
 	}
 	if st.State != agent.IsReady {

@@ -23,10 +23,16 @@ const agentPackage = "github.com/skycover/sci-cd/cmd/sci-agent"
 // agentBinary returns the agent that is embedded. In a `go run` of the sources
 // it is built by the Go toolchain, which is there then.
 func agentBinary() ([]byte, error) {
-	packed, err := agentFiles.ReadFile("agent/sci-agent.gz")
+	agent, err := embeddedAgent()
 	if errors.Is(err, fs.ErrNotExist) {
 		return compileAgent()
 	}
+	return agent, err
+}
+
+// embeddedAgent returns the agent that make has put into this binary.
+func embeddedAgent() ([]byte, error) {
+	packed, err := agentFiles.ReadFile("agent/sci-agent.gz")
 	if err != nil {
 		return nil, err
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"time"
@@ -41,7 +40,7 @@ func (f *siteFlags) add(c *cobra.Command) {
 }
 
 // options loads the site named by args, or the example, and fills in the rest.
-func (f *siteFlags) options(ui *ui, args []string) (build.Options, error) {
+func (f *siteFlags) options(ui *ui, p program, args []string) (build.Options, error) {
 	path := filepath.Join(exampleDir, "site.yaml")
 	if len(args) > 0 {
 		path = args[0]
@@ -62,18 +61,18 @@ func (f *siteFlags) options(ui *ui, args []string) (build.Options, error) {
 	if err != nil {
 		return build.Options{}, err
 	}
-	agent, err := agentBinary()
+	agent, err := p.agent()
 	if err != nil {
 		return build.Options{}, err
 	}
 	o := build.Options{
 		Site: s, Lock: beside(path, "sci.lock"), Key: beside(path, "sci.key"), Cache: store,
-		Mirrors: f.mirrors, Offline: f.offline, Agent: agent, Version: version,
+		Mirrors: f.mirrors, Offline: f.offline, Agent: agent, Version: p.version,
 		Preseed: scicd.Preseed(), Profiles: scicd.Profiles(), Overlay: scicd.Overlay(),
 		Progress: ui, Step: ui.step, Note: ui.note, Now: time.Now(),
 	}
 	if f.keyring != "" {
-		k, err := readKeyring(f.keyring)
+		k, err := pgp.LoadKeyring(f.keyring)
 		if err != nil {
 			return build.Options{}, err
 		}
@@ -89,31 +88,14 @@ func writeExample(path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	err := create(path, site.Example())
 	if errors.Is(err, os.ErrExist) {
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(site.Example())
-	return errors.Join(err, f.Close())
+	return err
 }
 
-func readKeyring(path string) (pgp.Keyring, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return pgp.Keyring{}, fmt.Errorf("cannot read keyring: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	k, err := pgp.ReadKeyring(f)
-	if err != nil {
-		return pgp.Keyring{}, fmt.Errorf("cannot read keyring %q: %w", path, err)
-	}
-	return k, nil
-}
-
-func newBuild(ui *ui) *cobra.Command {
+func newBuild(ui *ui, p program) *cobra.Command {
 	var f siteFlags
 	var output string
 	c := &cobra.Command{
@@ -126,9 +108,10 @@ SITE is the path of a site file; without it the embedded example is built in
 first build, renewed by sci-cd lock) and its key (sci.key: signs the medium;
 keep it secret and keep it). The same site file, lock and key give the same
 bytes, on any machine, in any year.`,
-		Args: arguments(0, 1),
+		Args:              arguments(0, 1),
+		ValidArgsFunction: files("yaml", "yml"),
 		RunE: func(c *cobra.Command, args []string) error {
-			o, err := f.options(ui, args)
+			o, err := f.options(ui, p, args)
 			if err != nil {
 				return err
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/skycover/sci-cd/pkg/archive"
@@ -68,8 +69,10 @@ func codeOf(err error) int {
 func exitHelp() string {
 	var b strings.Builder
 	b.WriteString("Exit codes:\n  0    done\n  1    any other failure\n")
-	for i := len(exitCodes) - 1; i >= 0; i-- {
-		fmt.Fprintf(&b, "  %-3d  %s\n", exitCodes[i].code, exitCodes[i].meaning)
+	rows := slices.Clone(exitCodes)
+	slices.SortFunc(rows, func(a, b exitCode) int { return a.code - b.code })
+	for _, row := range rows {
+		fmt.Fprintf(&b, "  %-3d  %s\n", row.code, row.meaning)
 	}
 	return b.String()
 }

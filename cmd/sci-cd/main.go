@@ -14,7 +14,7 @@ var version = "0.1.0"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
+	context.AfterFunc(ctx, stop) // the second Ctrl-C ends what the first could not
+	p := program{version: version, agent: agentBinary}
+	os.Exit(p.run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/skycover/sci-cd/pkg/hint"
+	"github.com/skycover/sci-cd/pkg/site"
 )
 
 // ui is the only one that prints. Its rules:
@@ -29,16 +31,12 @@ type ui struct {
 
 	mu       sync.Mutex
 	shown    int // characters of the moving line
-	files    map[string]int64
-	done     int
-	total    int
-	bytes    int64
-	want     int64
+	work     work
 	lastLine time.Time
 }
 
 func newUI(out, err io.Writer) *ui {
-	u := &ui{out: out, err: err, files: make(map[string]int64)}
+	u := &ui{out: out, err: err}
 	if f, ok := err.(*os.File); ok {
 		u.bar = term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
 	}
@@ -74,20 +72,32 @@ func (u *ui) line(kind, text string) {
 	if kind == "note" {
 		text = "note: " + text
 	}
-	fmt.Fprintln(u.err, text)
+	_, _ = fmt.Fprintln(u.err, text)
 }
 
+// failure prints an error and its hint. Problems of a site file, which stand at
+// places of their own, are lines as compilers print them.
 func (u *ui) failure(err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.clear()
+	var problems site.Problems
+	listed := errors.As(err, &problems)
 	if u.json {
-		_ = json.NewEncoder(u.err).Encode(map[string]any{"error": err.Error(), "hint": hint.Of(err), "code": codeOf(err)})
+		line := map[string]any{"error": err.Error(), "hint": hint.Of(err), "code": codeOf(err)}
+		if listed {
+			line["problems"] = problems
+		}
+		_ = json.NewEncoder(u.err).Encode(line)
 		return
 	}
-	fmt.Fprintf(u.err, "sci-cd: %v\n", err)
+	if listed && err.Error() == problems.Error() {
+		_, _ = fmt.Fprintf(u.err, "%v\n", err)
+		return
+	}
+	_, _ = fmt.Fprintf(u.err, "sci-cd: %v\n", err)
 	if advice := hint.Of(err); advice != "" {
-		fmt.Fprintf(u.err, "hint: %s\n", advice)
+		_, _ = fmt.Fprintf(u.err, "hint: %s\n", advice)
 	}
 }
 
@@ -101,28 +111,71 @@ func (u *ui) close() {
 func (u *ui) Start(name string, size int64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.total++
-	u.want += size
-	u.files[name] = 0
+	if u.work.verb != "fetched" {
+		u.begin("fetched")
+	}
+	u.work.files++
+	u.work.of += size
 }
 
 func (u *ui) Add(name string, n int64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.files[name] += n
-	u.bytes += n
+	u.work.bytes += n
 	u.progress(false)
 }
 
 func (u *ui) Done(name string, _ error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	delete(u.files, name)
-	u.done++
-	u.progress(u.done == u.total)
+	u.work.done++
+	u.progress(u.work.done == u.work.files)
 }
 
-// progress shows where the transfers are. The caller holds mu.
+// transfer shows how far one long piece of work is; verb says what was done to
+// the bytes ("written"). Another verb begins another piece.
+func (u *ui) transfer(verb string, done, of int64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.work.verb != verb {
+		u.begin(verb)
+	}
+	u.work.bytes, u.work.of = done, of
+	u.progress(done == of)
+}
+
+// begin starts another piece of work: what is done in an interval needs no line
+// but the last. The caller holds mu.
+func (u *ui) begin(verb string) {
+	u.clear()
+	u.work, u.lastLine = work{verb: verb}, time.Now()
+}
+
+// work is what the moving line is about.
+type work struct {
+	verb        string
+	bytes, of   int64
+	done, files int // files is 0 where there is only one
+}
+
+// MarshalJSON is the line's form for machines.
+func (w work) MarshalJSON() ([]byte, error) {
+	line := map[string]any{"progress": w.verb, "bytes": w.bytes, "ofBytes": w.of}
+	if w.files > 0 {
+		line["files"], line["ofFiles"] = w.done, w.files
+	}
+	return json.Marshal(line)
+}
+
+func (w work) String() string {
+	line := fmt.Sprintf("%s %s of %s", w.verb, size(w.bytes), size(w.of))
+	if w.files > 0 {
+		line += fmt.Sprintf(", %d of %d files", w.done, w.files)
+	}
+	return line
+}
+
+// progress shows where the work is. The caller holds mu.
 func (u *ui) progress(last bool) {
 	interval := 10 * time.Second
 	if u.bar {
@@ -135,20 +188,20 @@ func (u *ui) progress(last bool) {
 	u.lastLine = now
 	switch {
 	case u.json:
-		_ = json.NewEncoder(u.err).Encode(map[string]int64{"bytes": u.bytes, "ofBytes": u.want, "files": int64(u.done), "ofFiles": int64(u.total)})
+		_ = json.NewEncoder(u.err).Encode(u.work)
 	case u.bar:
-		line := fmt.Sprintf("  %s %s of %s, %d of %d files", meter(u.bytes, u.want), size(u.bytes), size(u.want), u.done, u.total)
-		fmt.Fprintf(u.err, "\r%s%s", line, strings.Repeat(" ", max(0, u.shown-len(line))))
+		line := fmt.Sprintf("  %s %s", meter(u.work.bytes, u.work.of), u.work)
+		_, _ = fmt.Fprintf(u.err, "\r%s%s", line, strings.Repeat(" ", max(0, u.shown-len(line))))
 		u.shown = len(line)
 	default:
-		fmt.Fprintf(u.err, "  fetched %s of %s, %d of %d files\n", size(u.bytes), size(u.want), u.done, u.total)
+		_, _ = fmt.Fprintf(u.err, "  %s\n", u.work)
 	}
 }
 
 // clear takes the moving line away. The caller holds mu.
 func (u *ui) clear() {
 	if u.bar && u.shown > 0 {
-		fmt.Fprintf(u.err, "\r%s\r", strings.Repeat(" ", u.shown))
+		_, _ = fmt.Fprintf(u.err, "\r%s\r", strings.Repeat(" ", u.shown))
 		u.shown = 0
 	}
 }

@@ -39,7 +39,7 @@ func (c *Console) Tell(ctx context.Context, e Event) {
 		c.journal(6, "step "+e.Step)
 		if e.Step != c.step {
 			c.step, c.last = e.Step, ""
-			c.banner(ctx, "is being set up: "+e.Step)
+			c.banner(ctx, "is being set up")
 		}
 	case OK:
 		c.line(6, "step "+e.Step+" ok")

@@ -81,16 +81,17 @@ func (m *machine) console() string {
 }
 
 func TestRunStops(t *testing.T) {
-	m := newMachine(t, "node2")
+	m := newMachine(t, "node1")
 	m.write("dev/console", "")
 	m.write("run/x", "")
+	m.write("sys/class/dmi/id/product_serial", "SN-2\n")
 	err := Run(t.Context(), Options{Root: m.root, Runner: m})
 	var stop *StopError
 	if !errors.As(err, &stop) {
 		t.Fatalf("Run = %v; want a stop", err)
 	}
-	want := "sci-agent: failed: step identity: this machine is not host node2: it should have the MAC address 52:54:00:5c:2c:01, it has 52:54:00:5c:1c:01 (enp1s0), 52:54:00:5c:1c:02 (enp2s0)\n" +
-		"sci-agent: hint: if the hardware was replaced, mend the match of node2 in /etc/sci/site.json; if a disk was moved, install anew\n"
+	want := "sci-agent: failed: step identity: this machine is not host node1: its serial number should be \"SN-1\", it is \"SN-2\"\n" +
+		"sci-agent: hint: if the hardware was replaced, mend the match of node1 in /etc/sci/site.json; if a disk was moved, install anew\n"
 	if d := cmp.Diff(want, m.console()); d != "" {
 		t.Errorf("/dev/console (-want +got):\n%s", d)
 	}

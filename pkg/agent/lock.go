@@ -17,7 +17,7 @@ func (n *Node) lock() (release func(), err error) {
 	name := n.path(lockFile)
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
-		return nil, fmt.Errorf("cannot lock: %w", err)
+		return nil, hint.New(fmt.Errorf("cannot lock: %w", err), "only root can set a machine up")
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = f.Close()

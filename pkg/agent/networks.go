@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/skycover/sci-cd/pkg/hint"
 )
 
 const networkDir = "etc/systemd/network/"
@@ -45,6 +47,10 @@ func (n *Node) networksDone(ctx context.Context) (bool, error) {
 // only links whose files changed), a restart only where all files were in place
 // and the kernel still lacks something.
 func (n *Node) networksDo(ctx context.Context) error {
+	// Choose among all cards, not among those whose driver is loaded already.
+	if err := n.command(ctx, "udevadm", "settle", "--timeout=120"); err != nil {
+		n.note("%v", err)
+	}
 	w, err := n.wantNetworks()
 	if err != nil {
 		return err
@@ -95,27 +101,39 @@ func (n *Node) settle(ctx context.Context, wires []wire) error {
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		sleep(ctx, 200*time.Millisecond)
+		sleep(ctx, 500*time.Millisecond)
 	}
 }
 
 // missing is nil when every bridge is there with its port and its address.
 func (n *Node) missing(wires []wire) error {
 	for _, w := range wires {
-		bridge := w.bridge()
-		if w.nic.name != "" {
-			master, err := os.Readlink(n.path("sys/class/net/" + w.nic.name + "/master"))
-			if err != nil || path.Base(master) != bridge {
-				return &Waiting{For: fmt.Sprintf("systemd-networkd to put %s into the bridge %s", w.nic.name, bridge)}
-			}
-		}
-		want := n.address(w.network)
-		got, err := n.addresses(bridge)
-		if err != nil || !slices.Contains(got, want) {
-			return &Waiting{For: fmt.Sprintf("systemd-networkd to give %s the address %s", bridge, want), Err: err}
+		what, err := n.lacks(w)
+		if what != "" {
+			return hint.New(&Waiting{For: "systemd-networkd to " + what, Err: err}, "see: journalctl -u systemd-networkd")
 		}
 	}
 	return nil
+}
+
+// lacks is what systemd-networkd has still to do for w, "" for nothing.
+func (n *Node) lacks(w wire) (what string, err error) {
+	bridge := w.bridge()
+	if !n.exists("sys/class/net/" + bridge) {
+		return "make the bridge " + bridge, nil
+	}
+	if w.nic.name != "" {
+		master, err := os.Readlink(n.path("sys/class/net/" + w.nic.name + "/master"))
+		if err != nil || path.Base(master) != bridge {
+			return fmt.Sprintf("put %s into the bridge %s", w.nic.name, bridge), nil
+		}
+	}
+	want := n.address(w.network)
+	got, err := n.addresses(bridge)
+	if err != nil || !slices.Contains(got, want) {
+		return fmt.Sprintf("give %s the address %s", bridge, want), err
+	}
+	return "", nil
 }
 
 func (w wire) bridge() string {

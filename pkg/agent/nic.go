@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/skycover/sci-cd/pkg/site"
@@ -44,8 +45,11 @@ type wire struct {
 // file names for this host, else the first with a link; every other network
 // takes the next one named, else the only card that is left, else the only one
 // left with a link. A machine without a card to spare shares the one of lan.
+// Nothing is chosen while a card that the site file names is missing: its
+// driver may still be loading, and storage traffic must not end up on lan.
 func (n *Node) wires() ([]wire, error) {
 	free := n.nics()
+	absent := absentMACs(n.Host.Match.MAC, free)
 	take := func(mac string) (nic, bool) {
 		for i, c := range free {
 			if mac != "" && strings.EqualFold(c.mac, mac) {
@@ -65,6 +69,9 @@ func (n *Node) wires() ([]wire, error) {
 		if list[i].nic.mac != "" {
 			continue
 		}
+		if len(absent) > 0 {
+			return nil, &Waiting{For: fmt.Sprintf("the network card %s to choose one for %s", strings.Join(absent, " and "), name)}
+		}
 		mac, err := choose(name, free, n.Host.Match.MAC)
 		if err != nil {
 			return nil, err
@@ -72,6 +79,17 @@ func (n *Node) wires() ([]wire, error) {
 		list[i].nic, _ = take(mac)
 	}
 	return list, nil
+}
+
+// absentMACs are those of named that no card has.
+func absentMACs(named []site.MAC, nics []nic) []string {
+	var absent []string
+	for _, m := range named {
+		if !slices.ContainsFunc(nics, func(c nic) bool { return strings.EqualFold(c.mac, string(m)) }) {
+			absent = append(absent, string(m))
+		}
+	}
+	return absent
 }
 
 // choose returns the address of the card for a network, "" to share lan's.

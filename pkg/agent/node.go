@@ -31,6 +31,8 @@ type Node struct {
 	// Site and Host are known once the step identity is done.
 	Site *site.Site
 	Host *site.Host
+
+	firstLook time.Time // for the host's network card, zero before
 }
 
 // Steps is the plan of a machine, in the order of work. Each needs those before

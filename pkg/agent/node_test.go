@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -122,7 +123,7 @@ func (m *machine) Run(_ context.Context, c run.Cmd) ([]byte, error) {
 		m.networkd()
 	case line == "mount /media/sci":
 		m.write("media/sci/dists/trixie/Release", "Codename: trixie\nComponents: main non-free-firmware\n")
-	case line == "agetty --reload", line == "chronyc reload sources":
+	case line == "agetty --reload", line == "udevadm settle --timeout=120", line == "chronyc reload sources":
 	default:
 		m.t.Errorf("unexpected command %q", line)
 	}
@@ -144,6 +145,7 @@ func (m *machine) networkd() {
 				_ = os.Symlink("../"+bridge, filepath.Join(m.root, "sys/class/net", c.name, "master"))
 			}
 		}
+		m.write("sys/class/net/"+bridge+"/type", "1\n")
 		m.addrs[bridge] = nil
 		for l := range strings.Lines(m.read(networkDir + "10-sci-" + bridge + ".network")) {
 			if a, ok := strings.CutPrefix(strings.TrimSpace(l), "Address="); ok {
@@ -180,7 +182,7 @@ func (m *machine) step(name string) error {
 func (m *machine) changes() []string {
 	var list []string
 	for _, s := range m.calls {
-		if !strings.HasPrefix(s, "systemctl show ") && s != "agetty --reload" {
+		if !strings.HasPrefix(s, "systemctl show ") && s != "agetty --reload" && !strings.HasPrefix(s, "udevadm ") {
 			list = append(list, s)
 		}
 	}
@@ -235,7 +237,11 @@ func TestIdentity(t *testing.T) {
 			if c.set != nil {
 				c.set(m)
 			}
+			m.node.firstLook = time.Now().Add(-cardPatience)
 			done, err := m.node.identityDone(t.Context())
+			if !done && err == nil {
+				err = m.node.identityDo(t.Context())
+			}
 			if c.err == "" {
 				if !done || err != nil || m.node.Host == nil {
 					t.Errorf("identity = %v, %v; want done", done, err)
@@ -248,6 +254,36 @@ func TestIdentity(t *testing.T) {
 			}
 		})
 	}
+}
+
+// On a real first boot the service started 40 s before udev had loaded the
+// card's driver, and took the machine for a wrong one.
+func TestIdentityCardAppearsLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine(t, "node2")
+		s := m.node.Steps()[0]
+		var ev events
+		p := Plan{Steps: []Step{s}, File: filepath.Join(t.TempDir(), "state.json"), Tell: ev.tell}
+		time.AfterFunc(5*time.Second, func() { m.card("enp3s0", "52:54:00:5c:2c:01", true) })
+		if err := p.Run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if want := "retry identity 1 1s waiting for the network card of host node2: it should have"; !strings.HasPrefix(ev[1], want) || m.node.Host.Name != "node2" {
+			t.Errorf("events = %q; want a wait, then ok", ev)
+		}
+	})
+}
+
+func TestIdentityCardNeverAppears(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine(t, "node2")
+		p := Plan{Steps: m.node.Steps(), File: filepath.Join(t.TempDir(), "state.json")}
+		start := time.Now()
+		var stop *StopError
+		if err := p.Run(t.Context()); !errors.As(err, &stop) || time.Since(start) < cardPatience || time.Since(start) > 2*cardPatience {
+			t.Errorf("Run = %v after %v; want a stop after %v", err, time.Since(start), cardPatience)
+		}
+	})
 }
 
 func TestIdentityBrokenSite(t *testing.T) {
@@ -390,7 +426,19 @@ func TestNetworksNotApplied(t *testing.T) {
 	m.deaf = true
 	err := m.step("networks")
 	var w *Waiting
-	if !errors.As(err, &w) || err.Error() != "waiting for systemd-networkd to put enp1s0 into the bridge lan" {
+	if !errors.As(err, &w) || err.Error() != "waiting for systemd-networkd to make the bridge lan" {
+		t.Errorf("networks = %v; want a wait", err)
+	}
+	m.write("sys/class/net/lan/type", "1\n")
+	err = m.step("networks")
+	if !errors.As(err, &w) || err.Error() != "waiting for systemd-networkd to put enp1s0 into the bridge lan" || hint.Of(err) != "see: journalctl -u systemd-networkd" {
+		t.Errorf("networks = %v; want a wait", err)
+	}
+	if err := os.Symlink("../lan", filepath.Join(m.root, "sys/class/net/enp1s0/master")); err != nil {
+		t.Fatal(err)
+	}
+	err = m.step("networks")
+	if !errors.As(err, &w) || err.Error() != "waiting for systemd-networkd to give lan the address 192.168.50.11/24" {
 		t.Errorf("networks = %v; want a wait", err)
 	}
 }
@@ -443,6 +491,13 @@ func TestWires(t *testing.T) {
 		{"nothing has a link", `[]`, []nic{card("eth01", false), card("eth02", false)}, nil,
 			"waiting for a network card with a link for lan: seen: 52:54:00:00:00:01 (eth01), 52:54:00:00:00:02 (eth02)"},
 		{"no card at all", `[]`, nil, nil, "waiting for a network card with a link for lan: seen: no network card"},
+		{"a named card is missing: nothing is chosen, backbone does not slip onto lan", `["52:54:00:00:00:01","52:54:00:00:00:09"]`,
+			[]nic{card("eth01", true), card("eth02", true)}, nil,
+			"waiting for the network card 52:54:00:00:00:09 to choose one for lan"},
+		{"a named card went: lan stays, backbone waits", `["52:54:00:00:00:01","52:54:00:00:00:09"]`,
+			[]nic{card("eth01", true), card("eth02", true)},
+			map[string]string{"lan": "52:54:00:00:00:01", "backbone": "52:54:00:00:00:09"},
+			"waiting for the network card 52:54:00:00:00:09 to choose one for backbone"},
 		{"what was chosen stays, whatever the links are now", `[]`,
 			[]nic{card("eth01", true), card("eth02", false), card("eth03", true)},
 			map[string]string{"lan": "52:54:00:00:00:02", "backbone": "52:54:00:00:00:01"}, "lan=eth02 backbone=eth01"},
@@ -495,6 +550,7 @@ func TestNetworksOneCard(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(m.root, "sys/class/net/enp2s0")); err != nil {
 		t.Fatal(err)
 	}
+	m.write("etc/sci/site.json", strings.Replace(labSite, `, "52:54:00:5c:1c:02"`, "", 1))
 	if err := m.step("networks"); err != nil {
 		t.Fatal(err)
 	}

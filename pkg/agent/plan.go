@@ -149,7 +149,7 @@ func (p *Plan) try(ctx context.Context, s Step, st *State, rec *Record) (done bo
 		ctx, cancel := context.WithTimeout(ctx, limit)
 		defer cancel()
 		err := f(ctx)
-		if err != nil && ctx.Err() == context.DeadlineExceeded {
+		if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			return fmt.Errorf("gave up after %v: %w", limit, err)
 		}
 		return err

@@ -314,6 +314,12 @@ func TestTampered(t *testing.T) {
 		want:    "cannot open archive trixie: there is neither InRelease nor Release at URL/dists/trixie/",
 		hint:    "check the mirror's URL",
 	}, {
+		summary: "no Release file of a pocket that one may do without",
+		suite:   "trixie-updates",
+		change:  func(s *testarchive.Suite) { s.Final = final("/InRelease", gone) },
+		want:    "cannot open archive trixie-updates: there is neither InRelease nor Release at URL/dists/trixie-updates/",
+		hint:    `a mirror "none" leaves the pocket out`,
+	}, {
 		summary: "truncated InRelease",
 		change: func(s *testarchive.Suite) {
 			s.Final = final("/InRelease", func(b []byte) []byte { return b[:len(b)/2] })

@@ -24,7 +24,8 @@ func (e *NotFoundError) Error() string {
 // missing on the mirror; nil if err is anything else as well.
 func NotFound(err error) []string {
 	var one *NotFoundError
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+	var joined interface{ Unwrap() []error }
+	if errors.As(err, &joined) {
 		var names []string
 		for _, e := range joined.Unwrap() {
 			if !errors.As(e, &one) {

@@ -16,7 +16,7 @@ import (
 // Item is a file to fetch into the cache.
 type Item struct {
 	Name   string   // for messages and progress
-	URLs   []string // tried in this order
+	URLs   []string // tried in this order; may be empty if the file is in the cache
 	SHA256 string   // hex
 	Size   int64    // bytes
 }
@@ -95,8 +95,6 @@ func (f *Fetcher) missing(items []Item) ([]Item, error) {
 	seen := make(map[string]int64, len(items))
 	for _, it := range items {
 		switch {
-		case len(it.URLs) == 0:
-			return nil, fmt.Errorf("cannot fetch %s: no URL given", it.Name)
 		case !isSum(it.SHA256):
 			return nil, fmt.Errorf("cannot fetch %s: %q is no SHA-256 digest", it.Name, it.SHA256)
 		case it.Size < 0:
@@ -112,6 +110,9 @@ func (f *Fetcher) missing(items []Item) ([]Item, error) {
 		ok, err := f.cached(it)
 		if err != nil {
 			return nil, err
+		}
+		if !ok && len(it.URLs) == 0 {
+			return nil, fmt.Errorf("cannot fetch %s: no URL given", it.Name)
 		}
 		if !ok {
 			missing = append(missing, it)

@@ -368,7 +368,7 @@ func TestNotFoundDoesNotStopTheOthers(t *testing.T) {
 	if !errors.As(err, &nf) || nf.Name != "f03.udeb" || !slices.Equal(nf.URLs, []string{srv.URL + "/f03.udeb"}) {
 		t.Errorf("error %v", err)
 	}
-	if got := archive.NotFound(err); !slices.Equal(got, missing) {
+	if got := archive.NotFound(fmt.Errorf("cannot get udebs: %w", err)); !slices.Equal(got, missing) {
 		t.Errorf("NotFound = %q, want %q", got, missing)
 	}
 	for _, it := range items {

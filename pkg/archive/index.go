@@ -186,11 +186,11 @@ func (r *reader) parsed(key string) ([]deb.Package, error) {
 	if !ok {
 		return nil, os.ErrNotExist
 	}
-	data, err := r.o.Cache.ReadFile(sum, maxIndex)
+	data, err := r.o.Cache.ReadText(sum, maxIndex)
 	if err != nil {
 		return nil, err
 	}
-	return decodeIndex(string(data))
+	return decodeIndex(data)
 }
 
 // fetchIndex gets the index in the first compression that is listed and that

@@ -173,7 +173,11 @@ func (r *reader) fetchDetached(ctx context.Context, p pocket, dir string) (*sign
 	url := join(p.base, dir+"Release")
 	data, err := r.f.read(ctx, "Release", url, maxRelease)
 	if errors.Is(err, errNotFound) {
-		return nil, hint.New(fmt.Errorf("there is neither InRelease nor Release at %s", show(join(p.base, dir))), hintMirror)
+		advice := hintMirror
+		if !p.required {
+			advice += `; a mirror "none" leaves the pocket out`
+		}
+		return nil, hint.New(fmt.Errorf("there is neither InRelease nor Release at %s", show(join(p.base, dir))), advice)
 	}
 	if err != nil {
 		return nil, err

@@ -4,6 +4,8 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -74,18 +76,26 @@ func makeInstaller(ctx context.Context, o Options, l *lock.Lock, files map[strin
 	return &boot{kernel: image.kernel, initrd: concat(segments), loaders: *loaders, abi: image.stock.ABI}, nil
 }
 
-// concat is a file of several parts, one after the other. The kernel looks for
-// a further archive at offsets that are multiples of four.
+// concat is a file of several parts, one after the other, without a copy of
+// them. The kernel looks for a further archive at offsets that are multiples of
+// four.
 func concat(segments [][]byte) tree.Entry {
-	var data []byte
+	var parts [][]byte
+	var size int64
+	sum := sha256.New()
 	for _, s := range segments {
-		data = append(data, s...)
-		for len(data)%4 != 0 {
-			data = append(data, 0)
+		padding := make([]byte, -len(s)&3)
+		for _, part := range [][]byte{s, padding} {
+			parts, size = append(parts, part), size+int64(len(part))
+			sum.Write(part)
 		}
 	}
-	return tree.Entry{Mode: 0o644, Size: int64(len(data)), SHA256: digest(data), Open: func() (io.ReadCloser, error) {
-		return io.NopCloser(bytes.NewReader(data)), nil
+	return tree.Entry{Mode: 0o644, Size: size, SHA256: hex.EncodeToString(sum.Sum(nil)), Open: func() (io.ReadCloser, error) {
+		readers := make([]io.Reader, len(parts))
+		for i, part := range parts {
+			readers[i] = bytes.NewReader(part)
+		}
+		return io.NopCloser(io.MultiReader(readers...)), nil
 	}}
 }
 
@@ -108,13 +118,13 @@ func readNetboot(o Options, file, sum string) (*netboot, error) {
 }
 
 // derived returns something that is made from a package and kept in the cache.
-func derived(o Options, kind, key string, make func() ([]byte, error)) ([]byte, error) {
+func derived(o Options, kind, key string, produce func() ([]byte, error)) ([]byte, error) {
 	if sum, ok := o.Cache.Lookup(kind, key); ok {
 		if data, err := o.Cache.ReadFile(sum, 1<<30); err == nil {
 			return data, nil
 		}
 	}
-	data, err := make()
+	data, err := produce()
 	if err != nil {
 		return nil, err
 	}

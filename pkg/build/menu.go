@@ -34,8 +34,9 @@ func menu() []initrd.MenuItem {
 // commands print goes to the installer's log.
 func step(verb string) string {
 	return `#!/bin/sh
-# Made by sci-cd (pkg/build). The agent does the work and speaks on the console.
-exec /usr/bin/sci-agent installer ` + verb + ` </dev/null >>/var/log/sci-agent.log 2>&1
+# Made by sci-cd (pkg/build). The agent does the work and speaks on the console;
+# debconf's descriptors are not for what it runs.
+exec /usr/bin/sci-agent installer ` + verb + ` </dev/null >>/var/log/sci-agent.log 2>&1 3>&- 4>&- 5>&- 6>&-
 `
 }
 
@@ -61,7 +62,7 @@ exec /usr/bin/sci-agent installer answers 2>>/var/log/sci-agent.log
 `},
 		{"lib/finish-install.d/05sci", 0o755, `#!/bin/sh
 # Made by sci-cd (pkg/build): what has to be done in the new system at the end.
-exec /usr/bin/sci-agent installer finish </dev/null >>/var/log/sci-agent.log 2>&1
+exec /usr/bin/sci-agent installer finish </dev/null >>/var/log/sci-agent.log 2>&1 3>&- 4>&- 5>&- 6>&-
 `},
 		// hw-detect runs depmod over all modules whenever it finds the program;
 		// the indexes are there already.

@@ -46,18 +46,22 @@ func inPool(p lock.Package) bool {
 	return p.Kind == "udeb" || slices.ContainsFunc(p.Uses, func(u string) bool { return u != useBoot && u != useInstaller })
 }
 
+// place is where a locked package stands on the medium.
+func place(p lock.Package) string {
+	if strings.HasPrefix(p.Path, "pool/") {
+		return p.Path
+	}
+	return path.Join("pool", p.Path) // security has updates in other directories
+}
+
 func makeRepository(o Options, l *lock.Lock, files map[string]string, agent repo.Package, key *pgp.Key, when time.Time) (*tree.Tree, error) {
 	packages := []repo.Package{agent}
 	for _, p := range l.Packages {
 		if !inPool(p) {
 			continue
 		}
-		place := p.Path
-		if !strings.HasPrefix(place, "pool/") { // security has updates in other directories
-			place = path.Join("pool", place)
-		}
 		packages = append(packages, repo.Package{
-			Path: place, File: files[p.SHA256], SHA256: p.SHA256, Size: p.Size,
+			Path: place(p), File: files[p.SHA256], SHA256: p.SHA256, Size: p.Size,
 			Udeb: p.Kind == "udeb", Priority: p.Priority, Section: p.Section,
 		})
 	}
@@ -151,13 +155,17 @@ func manifest(o Options, l *lock.Lock, classes []*profile.Selection, agent repo.
 		Format: 1, Builder: "sci-cd " + o.Version, Site: o.Site.Name, Domain: o.Site.Domain,
 		Codename: l.Codename, Version: l.Releases[0].Version, Arch: arch, Kernel: b.abi,
 		Unattended: o.Site.Unattended, Consoles: o.Site.Console, Time: when,
-		LockSHA256: digest(l.Bytes()), Fingerprint: key.Fingerprint(),
+		LockSHA256: digest(l.Bytes()), Fingerprint: key.Fingerprint(), Networks: make(map[string]string),
+	}
+	for name, n := range o.Site.Networks {
+		m.Networks[name] = n.Subnet.String()
 	}
 	for i := range o.Site.Hosts {
 		h := &o.Site.Hosts[i]
 		line := media.HostLine{
 			Name: h.Name, FQDN: o.Site.FQDN(h.Name), Role: h.Class(), Virtual: h.Virtual,
 			Serial: h.Match.Serial, AssetTag: h.Match.AssetTag, Addresses: make(map[string]string),
+			Disk: h.Disk.Serial, MinDisk: int64(h.Disk.MinSize),
 		}
 		for _, mac := range h.Match.MAC {
 			line.MACs = append(line.MACs, string(mac))
@@ -174,7 +182,7 @@ func manifest(o Options, l *lock.Lock, classes []*profile.Selection, agent repo.
 		if inPool(p) {
 			m.Packages = append(m.Packages, media.Package{
 				Name: p.Name, Version: p.Version, Architecture: p.Architecture, Kind: p.Kind,
-				Size: p.Size, SHA256: p.SHA256, Path: p.Path, Uses: p.Uses,
+				Size: p.Size, SHA256: p.SHA256, Path: place(p), Uses: p.Uses,
 			})
 		}
 	}

@@ -20,6 +20,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -108,26 +109,43 @@ func (c *Cache) Open(sum string) (*os.File, error) {
 // ReadFile returns the file with the hex digest sum if it is there, no longer
 // than limit bytes, and still has that digest. A damaged file is removed.
 func (c *Cache) ReadFile(sum string, limit int64) ([]byte, error) {
+	text, err := c.ReadText(sum, limit)
+	return []byte(text), err
+}
+
+// ReadText is ReadFile for those who want a string, and want it without a copy.
+func (c *Cache) ReadText(sum string, limit int64) (string, error) {
 	f, err := c.Open(sum)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("cannot read cached file: %w", err)
+		return "", fmt.Errorf("cannot read cached file: %w", err)
 	}
 	if info.Size() > limit {
-		return nil, fmt.Errorf("cannot read cached file %s: %d bytes are over the limit of %d", sum, info.Size(), limit)
+		return "", fmt.Errorf("cannot read cached file %s: %d bytes are over the limit of %d", sum, info.Size(), limit)
 	}
-	data := make([]byte, info.Size())
-	if _, err := io.ReadFull(f, data); err != nil {
-		return nil, fmt.Errorf("cannot read cached file: %w", err)
+	var text strings.Builder
+	text.Grow(int(info.Size()))
+	h := sha256.New()
+	if _, err := io.Copy(io.MultiWriter(&text, h), io.LimitReader(f, info.Size())); err != nil {
+		return "", fmt.Errorf("cannot read cached file: %w", err)
 	}
-	if have := sumOf(data); have != sum {
-		return nil, errors.Join(fmt.Errorf("cached file %s was damaged: its digest is %s now", sum, have), c.Drop(sum))
+	if err := c.compare(sum, h); err != nil {
+		return "", err
 	}
-	return data, nil
+	return text.String(), nil
+}
+
+// compare removes the file with the digest sum if its bytes made another one.
+func (c *Cache) compare(sum string, h hash.Hash) error {
+	have := hex.EncodeToString(h.Sum(nil))
+	if have == sum {
+		return nil
+	}
+	return errors.Join(fmt.Errorf("cached file %s was damaged: its digest is %s now", sum, have), c.Drop(sum))
 }
 
 // Verify reads the whole file with the hex digest sum. If it changed since it
@@ -142,10 +160,7 @@ func (c *Cache) Verify(sum string) error {
 	if _, err := io.Copy(h, f); err != nil {
 		return fmt.Errorf("cannot read cached file: %w", err)
 	}
-	if have := hex.EncodeToString(h.Sum(nil)); have != sum {
-		return errors.Join(fmt.Errorf("cached file %s was damaged: its digest is %s now", sum, have), c.Drop(sum))
-	}
-	return nil
+	return c.compare(sum, h)
 }
 
 // Drop removes the file with the hex digest sum. A missing file is no error.

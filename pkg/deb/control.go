@@ -42,7 +42,8 @@ func ParseControls(r io.Reader) ([]Control, error) {
 	br := bufio.NewReaderSize(limited, maxStanza)
 	for n := 1; ; n++ {
 		line, err := br.ReadSlice('\n')
-		if err != nil && err != io.EOF {
+		last := errors.Is(err, io.EOF)
+		if err != nil && !last {
 			if errors.Is(err, bufio.ErrBufferFull) {
 				err = fmt.Errorf("line longer than %d bytes", maxStanza)
 			}
@@ -60,11 +61,11 @@ func ParseControls(r io.Reader) ([]Control, error) {
 				return nil, fmt.Errorf("cannot read control data: line %d: %w", n, err)
 			}
 		}
-		if c != nil && (len(line) == 0 || err == io.EOF) {
+		if c != nil && (len(line) == 0 || last) {
 			all = append(all, c.finish())
 			c = nil
 		}
-		if err == io.EOF {
+		if last {
 			return all, nil
 		}
 	}

@@ -180,7 +180,7 @@ func walk(m member, limit int64, fn func(*tar.Header, io.Reader) error) error {
 	var total int64
 	for {
 		h, err := tr.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

@@ -150,7 +150,8 @@ func ScanPackages(r io.Reader, each func(*Package) error) error {
 	br := bufio.NewReaderSize(r, maxStanza)
 	for {
 		line, err := br.ReadSlice('\n')
-		if err != nil && err != io.EOF {
+		last := errors.Is(err, io.EOF)
+		if err != nil && !last {
 			if errors.Is(err, bufio.ErrBufferFull) {
 				err = fmt.Errorf("line longer than %d bytes", maxStanza)
 			}
@@ -165,7 +166,7 @@ func ScanPackages(r io.Reader, each func(*Package) error) error {
 				return fmt.Errorf("cannot read Packages: line %d: %w", s.line, err)
 			}
 		}
-		if (len(line) == 0 || err == io.EOF) && s.open {
+		if (len(line) == 0 || last) && s.open {
 			p, err := s.finish()
 			if err != nil {
 				return fmt.Errorf("cannot read Packages: stanza that ends at line %d: %w", s.line, err)
@@ -174,7 +175,7 @@ func ScanPackages(r io.Reader, each func(*Package) error) error {
 				return err
 			}
 		}
-		if err == io.EOF {
+		if last {
 			return nil
 		}
 	}

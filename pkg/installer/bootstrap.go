@@ -8,7 +8,9 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -248,30 +250,46 @@ func (c *chroot) logged(ctx context.Context, w io.Writer, argv ...string) error 
 	return err
 }
 
-// counter counts dpkg's "Setting up" lines and says every tenth of the way.
+// counter follows dpkg's "Unpacking" and "Setting up" lines and says every
+// tenth of the way. It learns from apt-get how many packages there will be, if
+// nobody told it.
 type counter struct {
 	console io.Writer
 	what    string
-	total   int
-	done    int
+	total   int // packages
+	done    int // lines, two a package
 	line    []byte
 }
+
+// aptTotal is apt-get's summary (apt-private/private-output.cc).
+var aptTotal = regexp.MustCompile(`^[0-9]+ upgraded, ([0-9]+) newly installed`)
 
 func (c *counter) Write(p []byte) (int, error) {
 	for _, b := range p {
 		if b != '\n' {
-			if len(c.line) < 16 {
+			if len(c.line) < 80 {
 				c.line = append(c.line, b)
 			}
 			continue
 		}
-		if bytes.HasPrefix(c.line, []byte("Setting up ")) {
-			c.done++
-			if step := max(1, c.total/10); c.total > 0 && c.done%step == 0 {
-				say(c.console, "%s: %d of %d packages", c.what, c.done, c.total)
-			}
+		if m := aptTotal.FindSubmatch(c.line); m != nil {
+			c.total, _ = strconv.Atoi(string(m[1]))
+		}
+		if bytes.HasPrefix(c.line, []byte("Unpacking ")) || bytes.HasPrefix(c.line, []byte("Setting up ")) {
+			c.step()
 		}
 		c.line = c.line[:0]
 	}
 	return len(p), nil
+}
+
+func (c *counter) step() {
+	if c.total == 0 {
+		return
+	}
+	before := 10 * c.done / (2 * c.total)
+	c.done++
+	if now := 10 * c.done / (2 * c.total); now > before && now <= 10 {
+		say(c.console, "%s %d %% of %d packages", c.what, 10*now, c.total)
+	}
 }

@@ -32,8 +32,9 @@ func TestBootstrap(t *testing.T) {
 	}
 	seeds := strings.Fields(os.Getenv("SCI_CD_TEST_PACKAGES"))
 	if len(seeds) == 0 {
-		seeds = strings.Fields("linux-image-amd64 initramfs-tools zstd lvm2 openssh-server locales grub-pc")
+		seeds = strings.Fields("linux-image-amd64 initramfs-tools zstd lvm2 openssh-server locales")
 	}
+	seeds = append(seeds, "grub-pc")
 	ctx := context.Background()
 	s, key := testSite(t), testKey(t)
 	o := installerFiles(t, dir, s, key)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sort"
 	"strconv"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skycover/sci-cd/pkg/run"
 )
 
 // openExclusive opens a block device the way that fails with EBUSY while
@@ -35,6 +38,12 @@ func reread(ctx context.Context, disk string, partitions []string) error {
 	}
 	if err != nil {
 		return fmt.Errorf("cannot make the kernel read the partitions of %s: %w", disk, err)
+	}
+	// Closing the disk makes udev read the table once more, and while it does
+	// the partitions' nodes go and come again.
+	settle := run.Cmd{Argv: []string{"udevadm", "settle", "--timeout=30"}}
+	if _, err := (run.Host{}).Run(ctx, settle); err != nil && !errors.Is(err, exec.ErrNotFound) {
+		return fmt.Errorf("cannot wait for the partitions of %s: %w", disk, err)
 	}
 	return waitFor(ctx, partitions, 30*time.Second)
 }

@@ -54,10 +54,10 @@ func (c *chroot) install(ctx context.Context, answers string, names []string) er
 			return fmt.Errorf("cannot answer the packages' questions: %w", err)
 		}
 	}
-	if err := c.logged(ctx, &counter{}, append(apt(), "update")...); err != nil {
+	if _, err := c.run(ctx, nil, append(apt(), "update")...); err != nil {
 		return fmt.Errorf("cannot read the medium's archive with apt: %w", err)
 	}
-	count := &counter{console: c.o.Console, what: "packages", total: len(names)}
+	count := &counter{console: c.o.Console, what: "packages"}
 	if err := c.logged(ctx, count, append(append(apt(), "install"), names...)...); err != nil {
 		return fmt.Errorf("cannot install the role's packages: %w", err)
 	}
@@ -67,9 +67,8 @@ func (c *chroot) install(ctx context.Context, answers string, names []string) er
 // apt is apt-get reading the medium and nothing else, asking nothing.
 func apt() []string {
 	return []string{"apt-get", "--yes", "-q",
-		"-o", "Dir::Etc::SourceList=/dev/null",
-		"-o", "Dir::Etc::SourceParts=/dev/null",
 		"-o", "Dir::Etc::SourceList=" + sourcesFile,
+		"-o", "Dir::Etc::SourceParts=/dev/null",
 		"-o", "Acquire::Languages=none",
 		"-o", "APT::Install-Recommends=false",
 		"-o", "Dpkg::Use-Pty=false",
@@ -78,7 +77,7 @@ func apt() []string {
 
 // packageSpec is NAME or NAME=VERSION, as Debian policy 5.6.1 and 5.6.12 have
 // them, with an architecture where one is given.
-var packageSpec = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?(=[A-Za-z0-9.+:~-]+)?$`)
+var packageSpec = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]*[a-z0-9+.](:[a-z0-9]+)?(=[A-Za-z0-9.+:~-]+)?$`)
 
 // parsePackages reads a list of packages: names, or NAME=VERSION, apart by
 // white space; "#" starts a comment.

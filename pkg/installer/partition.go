@@ -311,6 +311,7 @@ func makeFilesystem(ctx context.Context, o PartitionOptions, a area, label strin
 	if err != nil {
 		return "", err
 	}
+	id[6], id[7] = id[7], id[6] // the order of RFC 9562, not of the GPT
 	uuid := fmt.Sprintf("%x-%x-%x-%x-%x", id[0:4], id[4:6], id[6:8], id[8:10], id[10:16])
 	var argv []string
 	switch a.filesystem {
@@ -319,7 +320,7 @@ func makeFilesystem(ctx context.Context, o PartitionOptions, a area, label strin
 	case "vfat":
 		serial := binary.BigEndian.Uint32(id[:])
 		uuid = fmt.Sprintf("%04X-%04X", serial>>16, serial&0xffff)
-		argv = []string{"mkfs.vfat", "-F", "32", "-n", strings.ToUpper(label), "-i", fmt.Sprintf("%08x", serial), a.device}
+		argv = []string{"mkfs.fat", "-F", "32", "-n", strings.ToUpper(label), "-i", fmt.Sprintf("%08x", serial), a.device}
 	case "swap":
 		if err := makeSwap(a.device, id, label); err != nil {
 			return "", fmt.Errorf("cannot make swap space on %s: %w", a.device, err)

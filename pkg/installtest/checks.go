@@ -43,7 +43,7 @@ func assertions(o Options) []assertion {
 		{name: "addresses in fstab", want: "no /dev/sd, /dev/vd or /dev/nvme names", script: `grep -E '^/dev/(sd|vd|nvme|hd)' /etc/fstab || true`, judge: empty},
 		{name: "nothing left of the installation", want: "no policy-rc.d, no unsafe dpkg", script: "ls /usr/sbin/policy-rc.d 2>/dev/null; grep -rl force-unsafe-io /etc/dpkg 2>/dev/null; ls -d /target 2>/dev/null; true", judge: empty},
 		{name: "no trust switched off", want: "no trusted=yes, no allow-insecure", script: `grep -rniE '^[^#]*(trusted[=:] *yes|allow-(insecure|weak)[=:] *yes)' /etc/apt/sources.list /etc/apt/sources.list.d 2>/dev/null; apt-config dump | grep -iE '(AllowInsecureRepositories|AllowUnauthenticated|TrustCDROM|AllowDowngradeToInsecureRepositories) "?(true|1|yes)'; true`, judge: empty},
-		{name: "nothing came from a network", want: "0 packets received", script: "for n in /sys/class/net/*; do test -e $n/device && cat $n/statistics/rx_packets; done", judge: eachEqual("0")},
+		{name: "nothing came from a network", want: "0 packets received", script: `for n in /sys/class/net/*; do if test -e "$n/device"; then cat "$n/statistics/rx_packets"; fi; done`, judge: eachEqual("0")},
 	}
 	if h.Name != "" {
 		list = append(list, assertion{name: "hostname", want: fqdn(h), script: "hostname -f", judge: equal(fqdn(h))})
@@ -130,20 +130,16 @@ func (r *run) askTerminal(ctx context.Context, m *vm.Machine, command string) er
 		}
 	}
 	for i, k := range append(keys, "ret") {
-		pause := 150 * time.Millisecond // send-key holds a key for 100 ms
+		wait := 150 * time.Millisecond // send-key holds a key for 100 ms
 		if i < 2 {
-			pause = 3 * time.Second // the terminal switches, the shell starts
+			wait = 3 * time.Second // the terminal switches, the shell starts
 		}
 		if err := m.Keys(ctx, k); err != nil {
 			return err
 		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+		pause(ctx, wait)
 	}
-	return nil
+	return context.Cause(ctx)
 }
 
 // collect keeps what the system knows about itself; sh may be nil.

@@ -90,7 +90,7 @@ func (r *Report) ticks() []tick {
 		step = s
 	}
 	var ticks []tick
-	for at := time.Duration(0); at <= r.Duration && len(ticks) < 100; at += step {
+	for at := time.Duration(0); at <= r.Duration*95/100 && len(ticks) < 100; at += step {
 		ticks = append(ticks, tick{r.percent(at), duration(at)})
 	}
 	return ticks

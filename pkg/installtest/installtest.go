@@ -99,7 +99,7 @@ type Options struct {
 type Limits struct {
 	Boot    time.Duration // power on to the installer's first line; default 8 min
 	Install time.Duration // from there to power off; default 50 min
-	First   time.Duration // power on to the agent's "ready"; default 15 min
+	First   time.Duration // power on to the agent's "ready"; default 25 min
 	Check   time.Duration // each assertion; default 5 min
 }
 
@@ -113,7 +113,7 @@ func (o Options) withDefaults() Options {
 	def(&o.Accel, vm.TCG)
 	def(&o.Limits.Boot, 8*time.Minute)
 	def(&o.Limits.Install, 50*time.Minute)
-	def(&o.Limits.First, 15*time.Minute)
+	def(&o.Limits.First, 25*time.Minute)
 	def(&o.Limits.Check, 5*time.Minute)
 	return o
 }
@@ -200,7 +200,7 @@ func (r *run) install(ctx context.Context) error {
 	err = r.follow(limit, m, "installed", installLabel)
 	if err == nil {
 		r.phase("power off")
-		err = r.follow(limit, m, "\x00", nil) // a kernel may still panic
+		err = r.follow(limit, m, "(nothing)", nil) // a kernel may still panic
 	}
 	if errors.Is(err, vm.ErrEnded) && r.ended(m, "installed") {
 		_, err = m.Wait(limit)
@@ -256,7 +256,7 @@ func (r *run) firstBoot(ctx context.Context) error {
 	stop := r.background(limit, func(ctx context.Context) { r.film(ctx, m) })
 	err = r.follow(limit, m, "ready", systemLabel)
 	stop()
-	sh, serr := r.shell(ctx, m)
+	sh, serr := r.shell(ctx, m, err == nil)
 	if err == nil {
 		err = serr
 	}
@@ -274,8 +274,14 @@ func (r *run) firstBoot(ctx context.Context) error {
 	return r.powerdown(ctx, m)
 }
 
-func (r *run) shell(ctx context.Context, m *vm.Machine) (*vm.Shell, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+// shell opens the root shell. It starts early in a boot, so a machine that did
+// not get ready either has it by now or never will.
+func (r *run) shell(ctx context.Context, m *vm.Machine, ready bool) (*vm.Shell, error) {
+	wait := r.o.Limits.Check
+	if !ready {
+		wait = min(wait, 5*time.Second)
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	return m.Shell(ctx)
 }
@@ -314,15 +320,19 @@ func (r *run) start(ctx context.Context, name string, set func(*vm.Options)) (*v
 func (r *run) follow(ctx context.Context, m *vm.Machine, last string, label func(marker string) string) error {
 	for {
 		line, err := m.Expect(ctx, marker)
-		if err != nil {
-			return err
+		switch {
+		case errors.Is(err, vm.ErrEnded):
+			return vm.ErrEnded
+		case err != nil:
+			return fmt.Errorf("no line \"sci-agent: %s\" came: %w", last, context.Cause(ctx))
 		}
 		if line.Groups[1] == "" {
-			return fmt.Errorf("the kernel gave up: %s", line.Text)
+			return fmt.Errorf("the boot came to an end: %s", line.Text)
 		}
 		text := strings.TrimSpace(line.Groups[1])
 		r.say("%s", text)
 		if strings.HasPrefix(text, "failed") {
+			pause(ctx, 2*time.Second) // what it saw comes on the lines behind
 			return fmt.Errorf("the agent says: %s", text)
 		}
 		if strings.HasPrefix(text, last) {
@@ -337,10 +347,25 @@ func (r *run) follow(ctx context.Context, m *vm.Machine, last string, label func
 	}
 }
 
-// marker finds the agent's lines and the ends that no agent survives. A line
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
+// marker finds the agent's lines and the ends that no agent comes from. A line
 // may stand behind something that ended without a line feed, as the progress
 // of the installer's text frontend does.
-const marker = `sci-agent: (.+)$|Kernel panic - not syncing|end Kernel panic|No bootable device|Attempted to kill init`
+const marker = `sci-agent: (.+)$|` + dead
+
+// dead are the last words of boot loaders, firmware and kernel: whoever says
+// one of these waits for a person or for nothing.
+const dead = `Kernel panic - not syncing|` +
+	`No bootable (device|option)|` + // SeaBIOS, OVMF
+	`bad shim signature|Security Violation|Verification failed|` + // shim, GRUB
+	`Minimal BASH-like line editing is supported|grub rescue>|` + // GRUB without a configuration
+	`Could not find kernel image|Failed to load ldlinux|No DEFAULT or UI` // isolinux
 
 func installLabel(text string) string {
 	if name, ok := strings.CutPrefix(text, "phase "); ok {
@@ -366,6 +391,9 @@ func (r *run) end(ctx context.Context, c *Check, m *vm.Machine, err error) error
 	}
 	shot, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
+	if errors.Is(err, vm.ErrEnded) {
+		err = ending(shot, m, err)
+	}
 	r.screen(shot, m, "failed: "+c.Name)
 	var tail strings.Builder
 	for _, l := range m.Console.Tail(30) {
@@ -375,6 +403,18 @@ func (r *run) end(ctx context.Context, c *Check, m *vm.Machine, err error) error
 	r.report.close(c, err.Error())
 	r.say("failed: %s: %v", c.Name, err)
 	return errFailed
+}
+
+// ending says why a machine ended that should be running.
+func ending(ctx context.Context, m *vm.Machine, err error) error {
+	reason, werr := m.Wait(ctx)
+	if werr != nil {
+		return werr
+	}
+	if reason != "" {
+		return fmt.Errorf("%w: %s", err, reason)
+	}
+	return err
 }
 
 // phase starts a new bar of the timeline now.
@@ -430,12 +470,11 @@ func (r *run) screen(ctx context.Context, m *vm.Machine, caption string) {
 
 func pressEnter(ctx context.Context, m *vm.Machine) {
 	for range 6 {
-		select {
-		case <-time.After(5 * time.Second):
-		case <-ctx.Done():
+		pause(ctx, 5*time.Second)
+		// A key too many would answer the installer.
+		if _, past := m.Console.Contains(regexp.MustCompile(`Linux version|EFI stub|sci-agent: `)); past || ctx.Err() != nil || m.Keys(ctx, "ret") != nil {
 			return
 		}
-		_ = m.Keys(ctx, "ret")
 	}
 }
 

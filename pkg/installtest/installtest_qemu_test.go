@@ -12,8 +12,8 @@ import (
 	"github.com/skycover/sci-cd/pkg/vm"
 )
 
-// image is the ISO under test: SCI_CD_TEST_ISO, set by `make test`.
-func image(t *testing.T) string {
+// testImage is the ISO under test: SCI_CD_TEST_ISO, set by `make test`.
+func testImage(t *testing.T) string {
 	t.Helper()
 	iso := os.Getenv("SCI_CD_TEST_ISO")
 	if iso != "" {
@@ -37,7 +37,7 @@ func reportDir(t *testing.T, name string) string {
 // The image must come to the installer on everything that it may be booted
 // with.
 func TestBoot(t *testing.T) {
-	iso := image(t)
+	iso := testImage(t)
 	accel, why, err := vm.Probe(t.Context(), "", os.Getenv(vm.AccelVariable))
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 package iso
 
 import (
+	"fmt"
 	"io/fs"
 	"strings"
 	"testing"
@@ -23,10 +24,9 @@ func TestFATErrors(t *testing.T) {
 	both := file("grub.cfg")
 	must(t, both.AddBytes("GRUB.CFG", 0o644, nil))
 	wide := &tree.Tree{}
-	for i := range 300 {
-		must(t, wide.AddBytes("a name that is long "+strings.Repeat("x", i), 0o644, nil))
+	for i := range 200 {
+		must(t, wide.AddBytes(fmt.Sprintf("a name that is long %d", i), 0o644, nil))
 	}
-	wide.Remove("a name that is long ")
 	for _, test := range []struct {
 		summary string
 		tree    *tree.Tree

@@ -180,7 +180,7 @@ func TestDigest(t *testing.T) {
 	o := bootOptions()
 	o.Hash = true
 	_, res := writeImage(t, sample(t), o)
-	if want := "XXX"; res.SHA256 != want {
+	if want := "c50de824bdc668dd6ce8a47f4bfa79a11c8696f3453f10019bec6458065a9f4e"; res.SHA256 != want {
 		t.Errorf("SHA256 = %s; want %s", res.SHA256, want)
 	}
 }

@@ -98,7 +98,7 @@ func addLoaders(files *adder, o Options, id string) {
 	if m.Unattended {
 		data["Timeout"] = menuSeconds
 	}
-	files.bytes(isolinuxBin, o.Loaders.Isolinux)
+	files.bytes(Isolinux, o.Loaders.Isolinux)
 	names := make([]string, 0, len(o.Loaders.Modules))
 	for name := range o.Loaders.Modules {
 		names = append(names, name)
@@ -135,7 +135,7 @@ func addLoaders(files *adder, o Options, id string) {
 		files.err = fmt.Errorf("cannot make EFI system partition: %w", err)
 		return
 	}
-	files.bytes(efiImage, image)
+	files.bytes(EFIImage, image)
 }
 
 // serial takes a FAT volume serial number from a UUID.

@@ -16,6 +16,7 @@
 package media
 
 import (
+	"bytes"
 	"crypto/md5"
 	"crypto/sha256"
 	"encoding/hex"
@@ -24,6 +25,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"strings"
 	"time"
 
@@ -40,8 +42,9 @@ const (
 	KeyPath      = "sci/site-key.asc"
 	SumsPath     = "SHA256SUMS"
 	SumsSigPath  = "SHA256SUMS.asc"
-	efiImage     = "boot/grub/efi.img"
-	isolinuxBin  = "isolinux/isolinux.bin"
+	EFIImage     = "boot/grub/efi.img"
+	Isolinux     = "isolinux/isolinux.bin"
+	md5Path      = "md5sum.txt"
 )
 
 // Loaders are the boot loaders' files, from Debian's packages.
@@ -56,22 +59,60 @@ type Loaders struct {
 
 // Manifest says what is on the medium, for people and for `sci-cd inspect`.
 type Manifest struct {
-	Format      int        `json:"format"`
-	Builder     string     `json:"builder"`
-	Site        string     `json:"site"`
-	Domain      string     `json:"domain"`
-	Codename    string     `json:"codename"`
-	Version     string     `json:"version"`
-	Arch        string     `json:"arch"`
-	Kernel      string     `json:"kernel"`
-	Unattended  bool       `json:"unattended"`
-	Consoles    []string   `json:"consoles"`
-	Time        time.Time  `json:"time"`
-	LockSHA256  string     `json:"lockSHA256"`
-	Fingerprint string     `json:"keyFingerprint"`
-	Hosts       []HostLine `json:"hosts"`
-	Roles       []RoleLine `json:"roles"`
-	Packages    []Package  `json:"packages"`
+	Format      int       `json:"format"`
+	Builder     string    `json:"builder"`
+	Site        string    `json:"site"`
+	Domain      string    `json:"domain"`
+	Codename    string    `json:"codename"`
+	Version     string    `json:"version"`
+	Arch        string    `json:"arch"`
+	Kernel      string    `json:"kernel"`
+	Unattended  bool      `json:"unattended"`
+	Consoles    []string  `json:"consoles"`
+	Time        time.Time `json:"time"`
+	LockSHA256  string    `json:"lockSHA256"`
+	Fingerprint string    `json:"keyFingerprint"`
+	// Networks are the site's, name to CIDR prefix.
+	Networks map[string]string `json:"networks,omitempty"`
+	Boot     BootLine          `json:"boot"`
+	// Links are the symbolic links of the medium, which SHA256SUMS cannot hold.
+	Links    map[string]string `json:"links,omitempty"`
+	Hosts    []HostLine        `json:"hosts"`
+	Roles    []RoleLine        `json:"roles"`
+	Packages []Package         `json:"packages"`
+}
+
+// BootLine names what the ISO writer changes on its way, so that SHA256SUMS
+// cannot hold it: digests of the parts that stay as Debian made them.
+type BootLine struct {
+	// Isolinux is the SHA-256 of isolinux.bin, its boot info table (bytes 8 to
+	// 63) zeroed.
+	Isolinux string `json:"isolinuxSHA256"`
+	// MBR is the SHA-256 of the boot code, the first MBRCode bytes of the image.
+	MBR string `json:"mbrSHA256"`
+}
+
+// MBRCode is the length of the boot code in the image's first sector: what
+// comes behind it is different on each image.
+const MBRCode = 432
+
+// bootLine takes the digests.
+func bootLine(l Loaders) BootLine {
+	code := make([]byte, MBRCode)
+	copy(code, l.MBR)
+	return BootLine{Isolinux: IsolinuxDigest(l.Isolinux), MBR: hexSum(code)}
+}
+
+// IsolinuxDigest is the SHA-256 of isolinux.bin without its boot info table.
+func IsolinuxDigest(data []byte) string {
+	plain := bytes.Clone(data)
+	clear(plain[min(8, len(plain)):min(64, len(plain))])
+	return hexSum(plain)
+}
+
+func hexSum(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
 }
 
 // HostLine is a host of the site, without its secrets.
@@ -83,6 +124,8 @@ type HostLine struct {
 	MACs      []string          `json:"macs,omitempty"`
 	Serial    string            `json:"serial,omitempty"`
 	AssetTag  string            `json:"assetTag,omitempty"`
+	Disk      string            `json:"diskSerial,omitempty"`
+	MinDisk   int64             `json:"diskMinSize,omitempty"` // bytes
 	Addresses map[string]string `json:"addresses"`
 }
 
@@ -126,6 +169,7 @@ func Tree(o Options) (*tree.Tree, *iso.Options, error) {
 	if err := t.Merge("sci", o.Roles); err != nil {
 		return nil, nil, err
 	}
+	o.Manifest.Boot, o.Manifest.Links = bootLine(o.Loaders), links(t)
 	manifest, err := json.MarshalIndent(o.Manifest, "", "  ")
 	if err != nil {
 		return nil, nil, err
@@ -150,8 +194,8 @@ func Tree(o Options) (*tree.Tree, *iso.Options, error) {
 		Publisher:   "SCI-CD",
 		Application: o.Manifest.Builder,
 		Time:        o.Time,
-		BIOS:        &iso.BIOSBoot{Image: isolinuxBin, MBR: o.Loaders.MBR},
-		UEFI:        &iso.UEFIBoot{Image: efiImage},
+		BIOS:        &iso.BIOSBoot{Image: Isolinux, MBR: o.Loaders.MBR},
+		UEFI:        &iso.UEFIBoot{Image: EFIImage},
 	}, nil
 }
 
@@ -206,13 +250,25 @@ func (a *adder) entry(e tree.Entry) {
 	}
 }
 
-// addSums adds md5sum.txt and SHA256SUMS over every regular file, and the
-// signature of the latter. Known SHA-256 digests are taken from the entries;
-// MD5 is for the installer's own integrity check and needs the bytes once.
+// links are the symbolic links of a tree.
+func links(t *tree.Tree) map[string]string {
+	found := make(map[string]string)
+	for _, e := range t.Entries() {
+		if e.Mode.Type() == fs.ModeSymlink {
+			found[e.Path] = e.Link
+		}
+	}
+	return found
+}
+
+// addSums adds md5sum.txt and SHA256SUMS over every regular file, the former in
+// the latter, and the signature of the latter. Known SHA-256 digests are taken
+// from the entries; MD5 is for the installer's own integrity check and needs
+// the bytes once.
 func addSums(t *tree.Tree, o Options) error {
 	var shas, md5s strings.Builder
 	for _, e := range t.Entries() {
-		if !e.Mode.IsRegular() || e.Path == isolinuxBin {
+		if !e.Mode.IsRegular() || e.Path == Isolinux {
 			continue // the ISO writer patches its own addresses into isolinux.bin
 		}
 		weak, strong, err := digests(e)
@@ -222,12 +278,13 @@ func addSums(t *tree.Tree, o Options) error {
 		fmt.Fprintf(&shas, "%s  %s\n", strong, e.Path)
 		fmt.Fprintf(&md5s, "%s  ./%s\n", weak, e.Path)
 	}
+	fmt.Fprintf(&shas, "%s  %s\n", hexSum([]byte(md5s.String())), md5Path)
 	signature, err := o.Key.DetachSign(strings.NewReader(shas.String()), o.Time, true)
 	if err != nil {
 		return fmt.Errorf("cannot sign %s: %w", SumsPath, err)
 	}
 	return errors.Join(
-		t.AddBytes("md5sum.txt", 0o644, []byte(md5s.String())),
+		t.AddBytes(md5Path, 0o644, []byte(md5s.String())),
 		t.AddBytes(SumsPath, 0o644, []byte(shas.String())),
 		t.AddBytes(SumsSigPath, 0o644, signature))
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"time"
 
@@ -46,6 +47,41 @@ func ReadKeyring(r io.Reader) (Keyring, error) {
 		}
 	}
 	return Keyring{&ring{entities: list}}, nil
+}
+
+// LoadKeyring reads the keyring at path.
+func LoadKeyring(path string) (Keyring, error) {
+	data, err := readFile(path)
+	if err != nil {
+		return Keyring{}, fmt.Errorf("cannot read keyring: %w", err)
+	}
+	k, err := ReadKeyring(bytes.NewReader(data))
+	if err != nil {
+		return Keyring{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return k, nil
+}
+
+// LoadPublic reads the keyring at path; of a private key, such as the one that
+// stands beside a site file, it takes the public half.
+func LoadPublic(path string) (Keyring, error) {
+	data, err := readFile(path)
+	if err != nil {
+		return Keyring{}, fmt.Errorf("cannot read key: %w", err)
+	}
+	if key, err := ReadKey(data); err == nil {
+		return key.Keyring()
+	}
+	return LoadKeyring(path)
+}
+
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	return io.ReadAll(io.LimitReader(f, maxKeyring+1))
 }
 
 // readEntities reads binary or armoured keys.

@@ -123,7 +123,7 @@ func readSignatures(r io.Reader) ([]*packet.Signature, error) {
 	packets := packet.NewReader(limited)
 	for {
 		p, err := packets.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

@@ -103,7 +103,7 @@ func Build(o Options) (*tree.Tree, error) {
 			"Archive: %s\nComponent: %s\nOrigin: %s\nLabel: %s\nArchitecture: %s\n", o.Suite, component, o.Origin, o.Label, o.Arch))
 	}
 	release := releaseFile(o, files)
-	clear, err := o.Key.Clearsign(release, o.Time)
+	inline, err := o.Key.Clearsign(release, o.Time)
 	if err != nil {
 		return nil, fmt.Errorf("cannot sign Release: %w", err)
 	}
@@ -111,7 +111,7 @@ func Build(o Options) (*tree.Tree, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot sign Release: %w", err)
 	}
-	files["Release"], files["InRelease"], files["Release.gpg"] = release, clear, detached
+	files["Release"], files["InRelease"], files["Release.gpg"] = release, inline, detached
 	for name, data := range files {
 		if err := t.AddBytes(path.Join(base, name), 0o644, data); err != nil {
 			return nil, err

@@ -39,7 +39,7 @@ func TestExp(t *testing.T) {
 	rng := rand.New(rand.NewPCG(7, 2))
 	var names []string
 	for _, n := range u.list {
-		if n.pkg != nil {
+		if n.pkg != nil && (os.Getenv("HARD") == "" || n.pkg.Conflicts != "") {
 			names = append(names, n.name)
 		}
 	}
@@ -47,11 +47,22 @@ func TestExp(t *testing.T) {
 	same, n := 0, 0
 	var total int
 	fmt.Sscan(os.Getenv("EXP"), &total)
+	hard := [][]string{}
+	if f := os.Getenv("LIST"); f != "" {
+		data, _ := os.ReadFile(f)
+		for _, l := range strings.Split(strings.TrimSpace(string(data)), "\n") {
+			hard = append(hard, strings.Fields(l))
+		}
+		total = len(hard)
+	}
 	for i := range total {
-		size := 20 + rng.IntN(30)
+		size := 2 + rng.IntN(9)
 		var seeds []string
 		for range size {
 			seeds = append(seeds, names[rng.IntN(len(names))])
+		}
+		if len(hard) > 0 {
+			seeds = hard[i]
 		}
 		t0 := time.Now()
 		r, err := u.Resolve(Request{Name: fmt.Sprint(i), Seeds: seeds})

@@ -28,8 +28,8 @@ func (s *solver) explain(seeds []*node) []Problem {
 			}
 		}
 	}
-	if len(problems) == 0 && len(x.missingSeeds(seeds)) > 0 {
-		problems = x.missingSeeds(seeds)
+	if len(problems) == 0 {
+		return x.missingSeeds(seeds)
 	}
 	return problems
 }
@@ -40,6 +40,8 @@ type explainer struct {
 	said map[string]bool // texts of problems that are listed already
 }
 
+// missingSeeds lists seeds that were given up. None should be, as they are
+// protected; this makes sure of it.
 func (x *explainer) missingSeeds(seeds []*node) (problems []Problem) {
 	for _, n := range seeds {
 		if !x.at(n).install {
@@ -65,23 +67,27 @@ func (x *explainer) unmet(problems []Problem, n *node, d *dependency) []Problem 
 }
 
 func (x *explainer) add(problems []Problem, p Problem) []Problem {
-	key := p.Text + "\n" + strings.Join(p.Path, "\n")
-	if x.said[key] {
+	if x.said[p.Text] {
 		return problems
 	}
-	x.said[key] = true
+	x.said[p.Text] = true
 	return append(problems, p)
 }
 
 // conflict completes p: n, to which p.Path leads, excludes other by d.
 func (x *explainer) conflict(p Problem, n *node, d *dependency, other *node) Problem {
 	p.Kind = Conflict
-	p.Text = fmt.Sprintf("packages %q and %q exclude each other", n.name, other.name)
+	p.Text = exclude(n, other)
 	p.Path = append(p.Path, line(n, d, other))
 	if way := x.ways.to(other, nil); len(way) > 0 {
 		p.Path = append(append(p.Path, "and"), way...)
 	}
 	return p
+}
+
+// exclude says the same whichever of the two declares it.
+func exclude(a, b *node) string {
+	return fmt.Sprintf("packages %q and %q exclude each other", min(a.name, b.name), max(a.name, b.name))
 }
 
 // cause completes p with the reason why d of n cannot be met. Of several
@@ -151,8 +157,9 @@ func (x *explainer) whyNot(p *Problem, n *node, visited map[*node]bool) {
 		}
 	}
 	if by, d := x.enemy(n); by != nil {
-		*p = x.conflict(Problem{Package: p.Package, Path: p.Path}, by, d, n)
-		p.Path = append(p.Path, x.ways.to(by, nil)...)
+		p.Kind = Conflict
+		p.Text = exclude(by, n)
+		p.Path = append(append(append(p.Path, "and"), x.ways.to(by, nil)...), line(by, d, n))
 		return
 	}
 	if !x.at(n).candidate && len(x.deps(n)) == 0 || x.excluded(n) {

@@ -342,7 +342,7 @@ func TestProblems(t *testing.T) {
 		index: `a
 			b; Conflicts: a`,
 		request: Request{Name: "node", Seeds: []string{"a", "b"}},
-		want: `cannot resolve role "node": packages "b" and "a" exclude each other
+		want: `cannot resolve role "node": packages "a" and "b" exclude each other
     b: Conflicts: a`,
 		kinds: []Kind{Conflict},
 	}, {
@@ -353,7 +353,7 @@ func TestProblems(t *testing.T) {
 			b; Depends: z
 			z; Breaks: y (<< 2)`,
 		request: Request{Name: "node", Seeds: []string{"a", "b"}},
-		want: `cannot resolve role "node": packages "z" and "y" exclude each other
+		want: `cannot resolve role "node": packages "y" and "z" exclude each other
     b: Depends: z
     z: Breaks: y (<< 2)
     and
@@ -361,16 +361,28 @@ func TestProblems(t *testing.T) {
     x: Depends: y`,
 		kinds: []Kind{Conflict},
 	}, {
+		summary: "dependencies in conflict, the other way round",
+		index: `a; Depends: x
+			x; Depends: y
+			y
+			b; Depends: z
+			z; Breaks: y (<< 2)`,
+		request: Request{Name: "node", Seeds: []string{"b", "a"}},
+		want: `cannot resolve role "node": packages "y" and "z" exclude each other
+    a: Depends: x
+    x: Depends: y
+    and
+    b: Depends: z
+    z: Breaks: y (<< 2)`,
+		kinds: []Kind{Conflict},
+	}, {
 		summary: "conflict through Provides",
 		index: `exim; Provides: mta; Conflicts: mta
 			postfix; Provides: mta; Conflicts: mta`,
 		request: Request{Name: "service", Seeds: []string{"exim", "postfix"}},
-		want: `cannot resolve role "service": 2 problems
-  packages "exim" and "postfix" exclude each other
-    exim: Conflicts: mta (provided by postfix)
-  packages "postfix" and "exim" exclude each other
-    postfix: Conflicts: mta (provided by exim)`,
-		kinds: []Kind{Conflict, Conflict},
+		want: `cannot resolve role "service": packages "exim" and "postfix" exclude each other
+    exim: Conflicts: mta (provided by postfix)`,
+		kinds: []Kind{Conflict},
 	}, {
 		summary: "nothing has the version, with the way to it",
 		index: `a; Depends: b

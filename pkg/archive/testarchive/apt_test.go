@@ -73,7 +73,7 @@ APT::Architecture "amd64"; APT::Architectures "amd64"; APT::Sandbox::User "root"
 			t.Fatal(err)
 		}
 	}
-	for _, d := range []string{"state/lists/partial", "cache/archives/partial", "apt.conf.d"} {
+	for _, d := range []string{"state/lists/partial", "cache/archives/partial", "apt.conf.d", "preferences.d"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			t.Fatal(err)
 		}

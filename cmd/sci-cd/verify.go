@@ -1,0 +1,77 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/skycover/sci-cd/pkg/hint"
+	"github.com/skycover/sci-cd/pkg/pgp"
+	"github.com/skycover/sci-cd/pkg/verify"
+)
+
+func newVerify(ui *ui) *cobra.Command {
+	var key string
+	c := &cobra.Command{
+		Use:   "verify ISO",
+		Short: "Check every digest and signature of an ISO, offline",
+		Long: `Check an ISO, or a disk with one on it, offline: every file by SHA256SUMS and
+that by its signature, that no file is missing or extra, the repository from its
+InRelease to every package, and what boots: El Torito, boot code, partitions.
+
+The key on the medium proves that the medium is whole, not whose it is: whoever
+changes a medium can sign it anew and put his own key on it. Give the site's key
+with --key (sci.key from beside the site file, or its public half), or compare
+the fingerprint that is printed with the one that the build printed.`,
+		Args:              arguments(1, 1),
+		ValidArgsFunction: files("iso"),
+		RunE: func(c *cobra.Command, args []string) error {
+			o := verify.Options{Progress: func(done, total int64) { ui.transfer("read", done, total) }}
+			if key != "" {
+				var err error
+				if o.Key, err = pgp.LoadPublic(key); err != nil {
+					return err
+				}
+			}
+			f, length, err := openImage(args[0])
+			if err != nil {
+				return err
+			}
+			defer func() { _ = f.Close() }()
+			r, err := verify.Image(c.Context(), f, length, o)
+			if err != nil {
+				return err
+			}
+			return judge(ui, r, args[0])
+		},
+	}
+	c.Flags().StringVar(&key, "key", "", "the site's key, from elsewhere than the medium: `FILE`, public or private")
+	return c
+}
+
+// judge prints what was found; problems make the command fail.
+func judge(ui *ui, r *verify.Report, path string) error {
+	text := ""
+	for _, p := range r.Problems {
+		text += p.String() + "\n"
+	}
+	if len(r.Problems) == 0 {
+		text = fmt.Sprintf("%s: %d files, %d packages, %s: all as built\n  sha256 %s\n  key    %s, %s\n", path, r.Files, r.Packages, size(r.Size), r.SHA256, r.Fingerprint, trust(r))
+	}
+	if err := ui.result(r, "%s", text); err != nil || len(r.Problems) == 0 {
+		return err
+	}
+	problems := "1 problem"
+	if n := len(r.Problems); n != 1 {
+		problems = fmt.Sprintf("%d problems", n)
+	}
+	return checkError{hint.New(errors.New(path+" is not as it was built: "+problems), "do not install from it; build or download it anew")}
+}
+
+func trust(r *verify.Report) string {
+	if r.Trusted {
+		return "the one given"
+	}
+	return "from the medium itself: it proves that the medium is whole, not whose it is (see --key)"
+}

@@ -1,0 +1,159 @@
+package installtest
+
+import (
+	"bytes"
+	"encoding/xml"
+	"errors"
+	"flag"
+	"fmt"
+	"image"
+	"image/color"
+	"image/png"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+func tinyPNG(t *testing.T) []byte {
+	t.Helper()
+	img := image.NewRGBA(image.Rect(0, 0, 64, 40))
+	for i := range 64 * 40 {
+		img.Set(i%64, i/64, color.RGBA{20, 40, uint8(i % 64 * 4), 255})
+	}
+	var b bytes.Buffer
+	if err := png.Encode(&b, img); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// sample is a report with everything that a page may show.
+func sample(t *testing.T) *Report {
+	s := time.Second
+	return &Report{
+		Title:    "sci-cd-trixie-amd64.iso: installation on bios from CD",
+		Facts:    []Fact{{"Image", "dist/sci-cd-trixie-amd64.iso"}, {"Host", "node1.lab.example, role node"}},
+		Started:  time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC),
+		Duration: 1000 * s,
+		Phases: []Phase{{"firmware, boot loader, kernel", 0, 45 * s}, {"install: disks", 45 * s, 60 * s}, {"install: base", 60 * s, 400 * s},
+			{"install: <packages>", 400 * s, 900 * s}, {"checks", 900 * s, 1000 * s}},
+		Checks: []*Check{
+			{Stage: "boot", Name: "the medium boots to the installer", Want: "a line \"sci-agent: installer started\"", Done: true, Duration: 45 * s},
+			{Stage: "system", Name: "hostname", Want: "node1.lab.example", Script: "hostname -f", Output: "node1\n", Done: true, Problem: `got "node1"; want "node1.lab.example"`, Duration: s / 4},
+			{Stage: "system", Name: "binary <output> & more", Want: "none", Output: "a\x00\x1b[31m]]>\xff<b>", Done: true, Duration: s},
+			{Stage: "system", Name: "never asked", Want: "an answer"},
+		},
+		Screens: []Screen{{"the machine is ready", "screen-01.png", tinyPNG(t)}},
+		Logs:    []Log{{"install.ttyS0.log", "sci-agent: ready\n</pre><script>alert(1)</script>\n"}},
+	}
+}
+
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), string(got)); d != "" {
+		t.Errorf("%s (-want +got):\n%s", name, d)
+	}
+}
+
+func TestJUnit(t *testing.T) {
+	got, err := sample(t).JUnit()
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "junit.golden.xml", got)
+	var back junitSuites
+	if err := xml.Unmarshal(got, &back); err != nil {
+		t.Fatal(err)
+	}
+	if back.Tests != 4 || back.Failures != 2 {
+		t.Errorf("tests=%d failures=%d; want 4 and 2", back.Tests, back.Failures)
+	}
+}
+
+func TestHTML(t *testing.T) {
+	r := sample(t)
+	got, err := r.HTML()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What the page says, without its style and the picture's bytes.
+	body := got[bytes.Index(got, []byte("<body")):]
+	body = regexp.MustCompile(`base64,[A-Za-z0-9+/=]+`).ReplaceAll(body, []byte("base64,PNG"))
+	golden(t, "report.golden.html", body)
+	page := string(got)
+	for _, outside := range []string{"http://", "https://", "src=\"/", "<script", "<link", "@import", "ZgotmplZ"} {
+		if strings.Contains(page, outside) {
+			t.Errorf("the page contains %q", outside)
+		}
+	}
+	// The markup is well-formed enough for a strict reader.
+	d := xml.NewDecoder(strings.NewReader(strings.ToValidUTF8(strings.ReplaceAll(string(body), "\x00", ""), "")))
+	d.Strict, d.AutoClose, d.Entity = false, xml.HTMLAutoClose, xml.HTMLEntity
+	for {
+		if _, err := d.Token(); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil && !strings.Contains(err.Error(), "illegal character code") {
+			t.Fatal(err)
+		} else if err != nil {
+			break
+		}
+	}
+}
+
+func TestSummary(t *testing.T) {
+	r := sample(t)
+	if got, want := r.Summary(), "2 of 4 checks failed, 1000 s"; got != want {
+		t.Errorf("Summary = %q; want %q", got, want)
+	}
+	r.Checks = r.Checks[:1]
+	if got, want := r.Summary(), "1 checks hold, 1000 s"; got != want {
+		t.Errorf("Summary = %q; want %q", got, want)
+	}
+}
+
+func TestDuration(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "0", 1500 * time.Millisecond: "1.5 s", 75 * time.Second: "75 s", 3 * time.Minute: "3 min", 725 * time.Second: "12 min 5 s",
+	} {
+		if got := duration(d); got != want {
+			t.Errorf("duration(%v) = %q; want %q", d, got, want)
+		}
+	}
+}
+
+func TestClip(t *testing.T) {
+	long := strings.Repeat("ä", 10<<10)
+	if got := clip(long); len(got) > 9<<10 || !strings.Contains(got, "bytes left out") || strings.Contains(got, "\uFFFD") {
+		t.Errorf("clip: %d bytes", len(got))
+	}
+	if got := clip("short"); got != "short" {
+		t.Errorf("clip = %q", got)
+	}
+}
+
+func ExampleReport_Summary() {
+	r := Report{Checks: []*Check{{Done: true}, {Done: true}}, Duration: 61 * time.Second}
+	fmt.Println(r.Summary())
+	// Output: 2 checks hold, 61 s
+}
