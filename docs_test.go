@@ -114,12 +114,47 @@ func TestDocsTargets(t *testing.T) {
 	}
 }
 
-// foreign are flags of other programs that a page names alone.
-var foreign = []string{"--no-check-gpg"}
+// TestDocsPrograms holds README.md and docs/ against the programs themselves.
+func TestDocsPrograms(t *testing.T) {
+	bin := programs(t)
+	t.Run("session", func(t *testing.T) { readmeSession(t, bin) })
+	t.Run("commands", func(t *testing.T) { docsCommands(t, bin) })
+}
 
-// TestDocsCommands wants every command and flag of ours that a page names to be
-// in the help of the program.
-func TestDocsCommands(t *testing.T) {
+// readmeSession types what README.md shows, as far as it needs no network,
+// and wants to see what README.md shows.
+func readmeSession(t *testing.T, bin string) {
+	dir := t.TempDir()
+	data, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile("(?ms)^```\n\\$ (.*?)^```$").FindStringSubmatch(string(data))
+	if m == nil {
+		t.Fatal("README.md shows no session")
+	}
+	typed := 0
+	for _, part := range strings.Split("\n"+"$ "+m[1], "\n$ ")[1:] {
+		line, want, _ := strings.Cut(part, "\n")
+		if !strings.HasPrefix(line, "sed ") && !strings.HasPrefix(line, "sci-cd init ") && !strings.HasPrefix(line, "sci-cd check ") {
+			continue
+		}
+		cmd := exec.Command("sh", "-c", line+" 2>&1")
+		cmd.Dir, cmd.Env = dir, append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))
+		got, _ := cmd.Output() // check fails on purpose
+		if strings.TrimSpace(string(got)) != strings.TrimSpace(want) {
+			t.Errorf("README.md: %s\nshows:\n%s\nprints:\n%s", line, want, got)
+		}
+		typed++
+	}
+	if typed < 4 {
+		t.Errorf("only %d commands of the session in README.md were tried", typed)
+	}
+}
+
+// programs builds our programs and returns their directory.
+func programs(t *testing.T) string {
+	t.Helper()
 	bin := t.TempDir()
 	for _, name := range []string{"sci-cd", "sci-agent"} {
 		cmd := exec.Command("go", "build", "-o", filepath.Join(bin, name), "./cmd/"+name)
@@ -127,6 +162,15 @@ func TestDocsCommands(t *testing.T) {
 			t.Fatalf("%s: %v\n%s", cmd, err, out)
 		}
 	}
+	return bin
+}
+
+// foreign are flags of other programs that a page names alone.
+var foreign = []string{"--no-check-gpg"}
+
+// docsCommands wants every command and flag of ours that a page names to be
+// in the help of the program.
+func docsCommands(t *testing.T, bin string) {
 	help := make(map[string]string)
 	usage := func(program, verb string) string {
 		key := program + " " + verb

@@ -40,8 +40,8 @@ var layers = []layer{
 	{
 		name: "steps",
 		packages: []string{
-			"pkg/agentdeb", "pkg/archive", "pkg/archive/testarchive", "pkg/initrd", "pkg/lock", "pkg/media",
-			"pkg/preseed", "pkg/repo", "pkg/resolve",
+			"pkg/agentdeb", "pkg/archive", "pkg/initrd", "pkg/lock", "pkg/media", "pkg/preseed", "pkg/repo",
+			"pkg/resolve",
 		},
 		imports: []string{"formats", "intent"},
 		why:     "a step knows nothing of the step before or behind it: pkg/build alone hands things from one to the next",
@@ -51,6 +51,12 @@ var layers = []layer{
 		packages: []string{"pkg/build"},
 		imports:  []string{"formats", "intent", "steps"},
 		why:      "pkg/build knows the order of the steps, and neither machines under test nor command lines",
+	},
+	{
+		name:     "fakes",
+		packages: []string{"pkg/archive/testarchive", "pkg/build/buildtest"},
+		imports:  []string{"formats", "intent", "steps", "compose", "fakes", "assets"},
+		why:      "what tests are fed with may use the whole builder, and nothing but tests may use it",
 	},
 	{
 		name:     "inspection",

@@ -102,9 +102,13 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	drivers, err := firmware(o, l, files)
+	if err != nil {
+		return nil, err
+	}
 	t, image, err := media.Tree(media.Options{
 		Manifest: manifest(o, l, classes, agent, key, boot, when), Repository: repository,
-		Kernel: boot.kernel, Initrd: boot.initrd, Loaders: boot.loaders, Roles: roles, Key: key, Time: when,
+		Kernel: boot.kernel, Initrd: boot.initrd, Loaders: boot.loaders, Roles: roles, Firmware: drivers, Key: key, Time: when,
 	})
 	if err != nil {
 		return nil, err

@@ -19,12 +19,13 @@ var removed = []string{
 // grub-installer 7400.
 func menu() []initrd.MenuItem {
 	return []initrd.MenuItem{
+		{Name: "sci-firmware", Number: 1400, Description: "Load firmware that drivers ask for", Depends: "cdrom-detect", Postinst: firmwareStep},
 		{Name: "sci-disks", Number: 4200, Description: "Partition the disk by the site file", Depends: "cdrom-detect, user-setup-udeb",
 			Provides: "partitioned-harddrives, created-fstab, made-filesystems, mounted-partitions, harddrive-detection", Postinst: step("disks")},
 		{Name: "sci-base", Number: 6500, Description: "Install the base system", Depends: "mounted-partitions, created-fstab",
 			Provides: "base-installer, kernel-installer", Postinst: step("base")},
 		{Name: "sci-packages", Number: 7000, Description: "Install the host's packages", Depends: "sci-base",
-			Provides: "installed-base", Postinst: step("packages")},
+			Provides: "installed-base", Postinst: step("packages") + firmwareInstall},
 		{Name: "sci-boot", Number: 7400, Description: "Install the boot loader", Depends: "sci-packages",
 			Provides: "bootable-system", Postinst: step("boot")},
 	}
@@ -34,11 +35,25 @@ func menu() []initrd.MenuItem {
 // commands print goes to the installer's log.
 func step(verb string) string {
 	return `#!/bin/sh
+set -e
 # Made by sci-cd (pkg/build). The agent does the work and speaks on the console;
 # debconf's descriptors are not for what it runs.
-exec /usr/bin/sci-agent installer ` + verb + ` </dev/null >>/var/log/sci-agent.log 2>&1 3>&- 4>&- 5>&- 6>&-
+/usr/bin/sci-agent installer ` + verb + ` </dev/null >>/var/log/sci-agent.log 2>&1 3>&- 4>&- 5>&- 6>&-
 `
 }
+
+// firmwareStep looks for firmware on the medium, but only where a driver has
+// missed some: the look takes its time.
+const firmwareStep = `#!/bin/sh
+# Made by sci-cd (pkg/build).
+dmesg | grep -q -e 'firmware: failed to load' -e 'Direct firmware load for' || exit 0
+exec check-missing-firmware -n
+`
+
+// firmwareInstall installs in the new system the firmware packages that
+// check-missing-firmware has loaded.
+const firmwareInstall = `[ ! -d /var/cache/firmware ] || /usr/lib/pre-pkgsel.d/50install-firmware >>/var/log/sci-agent.log 2>&1
+`
 
 type hook struct {
 	path string

@@ -121,8 +121,10 @@ func (p *Plan) Why(name string) []string {
 		}
 	}
 	for _, l := range p.Lock.Packages {
-		if l.Name == name && (slices.Contains(l.Uses, useInstaller) || slices.Contains(l.Uses, useBoot)) {
-			lines = append(lines, "medium: part of the "+strings.Join(l.Uses, ", ")+" files")
+		for _, use := range l.Uses {
+			if l.Name == name && (use == useInstaller || use == useBoot) {
+				lines = append(lines, "medium: part of the "+use+" files")
+			}
 		}
 	}
 	return lines
@@ -343,9 +345,7 @@ func (p *planner) lock(o Options, a *archive.Archive, want string) *lock.Lock {
 	for _, pkg := range p.locked {
 		l.Packages = append(l.Packages, *pkg)
 	}
-	slices.SortFunc(l.Packages, func(a, b lock.Package) int {
-		return strings.Compare(a.Name+" "+a.Kind+" "+a.Version+" "+a.SHA256, b.Name+" "+b.Kind+" "+b.Version+" "+b.SHA256)
-	})
+	l.Sort() // as it will be read back: a build with a new lock gives the same bytes
 	return l
 }
 

@@ -34,6 +34,7 @@ func Answers(ctx context.Context, o Options) error {
 	if err := remember(o, "host", h.Name); err != nil {
 		return err
 	}
+	nameMachine(o, h)
 	list, err := classAnswers(o, h)
 	if err != nil {
 		return err
@@ -43,6 +44,15 @@ func Answers(ctx context.Context, o Options) error {
 		channel = confmodule()
 	}
 	return NewDebconf(channel).Set(append(list, hostAnswers(s, h)...))
+}
+
+// nameMachine gives the running installer the host's name where it has none:
+// LVM and ssh-keygen write it into what they make. Nothing depends on it.
+func nameMachine(o Options, h *site.Host) {
+	name := filepath.Join(o.Proc, "sys/kernel/hostname")
+	if old, err := readBounded(name, 256); err == nil && strings.TrimSpace(string(old)) == "(none)" {
+		_ = os.WriteFile(name, []byte(h.Name), 0o644)
+	}
 }
 
 // findHost reads the hardware again and again until a host matches, or until

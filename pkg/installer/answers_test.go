@@ -17,7 +17,6 @@ import (
 // frontend is a debconf front end that knows the given questions; it writes
 // down every command.
 type frontend struct {
-	conn    net.Conn
 	known   map[string]bool
 	answers map[string]string // a command's first words → its answer
 	lines   []string
@@ -28,7 +27,7 @@ type frontend struct {
 func newFrontend(t testing.TB, known ...string) (*frontend, io.ReadWriter) {
 	t.Helper()
 	client, server := net.Pipe()
-	f := &frontend{conn: server, known: map[string]bool{}, done: make(chan struct{})}
+	f := &frontend{known: map[string]bool{}, done: make(chan struct{})}
 	for _, q := range known {
 		f.known[q] = true
 	}

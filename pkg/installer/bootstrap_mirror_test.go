@@ -23,6 +23,12 @@ import (
 // with a site key of its own, and compares the base with debootstrap's. It
 // needs root. SCI_CD_TEST_DIR keeps the result.
 func TestBootstrap(t *testing.T) {
+	for _, codename := range []string{"trixie", "bookworm"} {
+		t.Run(codename, func(t *testing.T) { bootstrapReal(t, codename) })
+	}
+}
+
+func bootstrapReal(t *testing.T, codename string) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root: mounts and chroot")
 	}
@@ -30,6 +36,7 @@ func TestBootstrap(t *testing.T) {
 	if dir == "" {
 		dir = t.TempDir()
 	}
+	dir = filepath.Join(dir, codename)
 	seeds := strings.Fields(os.Getenv("SCI_CD_TEST_PACKAGES"))
 	if len(seeds) == 0 {
 		seeds = strings.Fields("linux-image-amd64 initramfs-tools zstd lvm2 openssh-server locales")
@@ -37,10 +44,11 @@ func TestBootstrap(t *testing.T) {
 	seeds = append(seeds, "grub-pc")
 	ctx := context.Background()
 	s, key := testSite(t), testKey(t)
+	s.Release = codename
 	o := installerFiles(t, dir, s, key)
 	o.Sys = fstest.MapFS{} // BIOS
-	debs := fetchPackages(t, seeds)
-	medium(t, o.Medium, key, debs)
+	debs := fetchPackages(t, codename, seeds)
+	medium(t, o.Medium, codename, key, debs)
 	write(t, filepath.Join(o.Medium, "sci/node/packages"), strings.Join(seeds, "\n")+"\n", 0o644)
 	write(t, filepath.Join(o.State, "host"), "node1\n", 0o644)
 	log, err := os.Create(filepath.Join(dir, "log"))
@@ -87,7 +95,7 @@ func checkSystem(t *testing.T, target string) {
 }
 
 // fetchPackages fetches the closure of what every Debian has and the seeds.
-func fetchPackages(t *testing.T, seeds []string) []string {
+func fetchPackages(t *testing.T, codename string, seeds []string) []string {
 	t.Helper()
 	dir := os.Getenv("SCI_CD_TEST_CACHE")
 	if dir == "" {
@@ -98,7 +106,7 @@ func fetchPackages(t *testing.T, seeds []string) []string {
 		t.Fatal(err)
 	}
 	ctx := context.Background()
-	opts := archive.Options{Mirrors: archive.AptMirrors(os.DirFS("/")), Codename: "trixie", Cache: c}
+	opts := archive.Options{Mirrors: archive.AptMirrors(os.DirFS("/")), Codename: codename, Cache: c}
 	a, err := archive.Open(ctx, opts)
 	if err != nil {
 		t.Fatal(err)

@@ -48,7 +48,7 @@ func makeDeb(t testing.TB, dir, name, fields string, files ...string) string {
 func testMedium(t testing.TB, dir string, key *pgp.Key) {
 	t.Helper()
 	debs := t.TempDir()
-	medium(t, dir, key, []string{
+	medium(t, dir, "trixie", key, []string{
 		makeDeb(t, debs, "base-files", "Essential: yes\nPriority: required\nPre-Depends: awk\n", "etc/debian_version", "usr/share/doc/base-files/README"),
 		makeDeb(t, debs, "base-passwd", "Essential: yes\nPriority: required\nDepends: libc6 (>= 0.9), debconf (>= 2) | cdebconf\n", "bin/passwd-tool"),
 		makeDeb(t, debs, "libc6", "Priority: optional\n", "lib/libc.so.6"),

@@ -42,6 +42,10 @@ func enter(ctx context.Context, o Options) (*chroot, error) {
 		if err == nil {
 			err = mountFS(m.device, point, m.filesystem, m.options)
 		}
+		if err != nil && m.optional {
+			say(o.Console, "cannot mount %s: %v", m.device, err)
+			continue
+		}
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("cannot mount %s on %s: %w", m.device, point, err), c.leave(ctx))
 		}
@@ -52,26 +56,32 @@ func enter(ctx context.Context, o Options) (*chroot, error) {
 	return c, nil
 }
 
-type mountPoint struct{ device, point, filesystem, options string }
+type mountPoint struct {
+	device, point, filesystem, options string
+	// optional: the installation goes on without it.
+	optional bool
+}
 
 func (c *chroot) mounts() []mountPoint {
 	list := []mountPoint{
-		{"proc", "proc", "proc", "nosuid,nodev,noexec"},
-		{"/sys", "sys", "", "bind"},
-		{c.o.Dev, "dev", "", "bind"},
-		{"devpts", "dev/pts", "devpts", "nosuid,noexec,gid=5,mode=620,ptmxmode=666"},
+		{device: "proc", point: "proc", filesystem: "proc", options: "nosuid,nodev,noexec"},
+		{device: "/sys", point: "sys", options: "bind"},
+		{device: c.o.Dev, point: "dev", options: "bind"},
+		{device: "devpts", point: "dev/pts", filesystem: "devpts", options: "nosuid,noexec,gid=5,mode=620,ptmxmode=666"},
 		// A /run of its own: no socket of the installer is seen by packages'
 		// scripts, and nothing stays behind.
-		{"tmpfs", "run", "tmpfs", "nosuid,nodev,mode=755"},
-		{c.o.Medium, mediaDir, "", "bind"},
+		{device: "tmpfs", point: "run", filesystem: "tmpfs", options: "nosuid,nodev,mode=755"},
+		{device: c.o.Medium, point: mediaDir, options: "bind"},
 	}
 	// LVM's and GRUB's tools ask udev's database, and wait 10 s a device for it.
 	if _, err := os.Stat("/run/udev"); err == nil {
-		list = append(list, mountPoint{"/run/udev", "run/udev", "", "bind"})
+		list = append(list, mountPoint{device: "/run/udev", point: "run/udev", options: "bind"})
 	}
-	// efibootmgr writes the firmware's variables.
+	// efibootmgr writes the firmware's variables; without them the removable
+	// path boots.
 	if exists(c.o.Sys, "firmware/efi/efivars") {
-		list = append(list, mountPoint{"efivarfs", "sys/firmware/efi/efivars", "efivarfs", "nosuid,nodev,noexec"})
+		list = append(list, mountPoint{device: "efivarfs", point: "sys/firmware/efi/efivars",
+			filesystem: "efivarfs", options: "nosuid,nodev,noexec", optional: true})
 	}
 	return list
 }

@@ -55,7 +55,7 @@ func testKey(t testing.TB) *pgp.Key {
 }
 
 // medium writes a medium with the given .deb files below dir.
-func medium(t testing.TB, dir string, key *pgp.Key, debs []string) {
+func medium(t testing.TB, dir, codename string, key *pgp.Key, debs []string) {
 	t.Helper()
 	var packages []repo.Package
 	for _, name := range debs {
@@ -78,7 +78,7 @@ func medium(t testing.TB, dir string, key *pgp.Key, debs []string) {
 		})
 	}
 	files, err := repo.Build(repo.Options{
-		Origin: "test", Label: "test", Suite: "stable", Codename: "trixie", Arch: "amd64",
+		Origin: "test", Label: "test", Suite: "stable", Codename: codename, Arch: "amd64",
 		Packages: packages, Key: key, Time: releaseDate,
 	})
 	if err != nil {

@@ -45,7 +45,7 @@ func Disks(ctx context.Context, o Options) error {
 	if err := unmountAll(o.Proc, o.Target); err != nil { // the verb may be repeated
 		return err
 	}
-	hw, err := readHardware(o)
+	hw, err := releaseGroups(ctx, o, recipe.Groups())
 	if err != nil {
 		return err
 	}
@@ -66,6 +66,35 @@ func Disks(ctx context.Context, o Options) error {
 		return err
 	}
 	return remember(o, "disk", d.Path)
+}
+
+// releaseGroups reads the hardware; where volumes of the groups that we make
+// are active, left by this verb when it failed the last time, it deactivates
+// them first. LVM refuses that for volumes that anybody uses, and nothing on
+// the disk changes.
+func releaseGroups(ctx context.Context, o Options, groups []string) (Hardware, error) {
+	hw, err := readHardware(o)
+	if err != nil {
+		return hw, err
+	}
+	active := false
+	for _, g := range groups {
+		for _, d := range hw.Disks {
+			for _, user := range d.InUse {
+				if strings.HasPrefix(user, g+"-") {
+					active = true
+				}
+			}
+		}
+		if active {
+			// If it fails the disk stays in use, and that is what is reported.
+			_, _ = o.Runner.Run(ctx, run.Cmd{Argv: []string{"vgchange", "--config", lvmConfig, "-an", g}, Log: o.Log})
+		}
+	}
+	if !active {
+		return hw, nil
+	}
+	return readHardware(o)
 }
 
 // readHardware reads what Read wants from the options' places.

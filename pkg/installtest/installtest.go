@@ -29,6 +29,7 @@ import (
 // Medium is how the image is attached.
 type Medium string
 
+// The media.
 const (
 	CD  Medium = "cd"
 	USB Medium = "usb"
@@ -46,6 +47,7 @@ func ParseMedium(s string) (Medium, error) {
 // Stage says how far to go.
 type Stage string
 
+// The stages.
 const (
 	Boot Stage = "boot" // until the installer has started
 	Full Stage = "full" // installed, booted from disk and examined
@@ -516,7 +518,7 @@ func tail(path string, n int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // only read
 	if end, err := f.Seek(0, io.SeekEnd); err == nil && end > n {
 		_, err = f.Seek(end-n, io.SeekStart)
 		if err != nil {

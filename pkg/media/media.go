@@ -9,6 +9,7 @@
 //	EFI/boot/                shim, grub, MokManager for firmware that looks here
 //	boot/grub/               grub.cfg, efi.img (the FAT image of El Torito)
 //	dists/, pool/            the repository, signed with the site's key
+//	firmware/                firmware packages where d-i looks for them
 //	install/                 kernel and initrd
 //	isolinux/                boot loader for BIOS
 //	sci/                     what the agent reads: roles, key, manifest
@@ -29,6 +30,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/skycover/sci-cd/pkg/hint"
 	"github.com/skycover/sci-cd/pkg/iso"
 	"github.com/skycover/sci-cd/pkg/pgp"
 	"github.com/skycover/sci-cd/pkg/tree"
@@ -156,6 +158,7 @@ type Options struct {
 	Initrd     tree.Entry // Path is set by Tree
 	Loaders    Loaders
 	Roles      *tree.Tree // below sci/
+	Firmware   *tree.Tree // below firmware/
 	Key        *pgp.Key
 	Time       time.Time
 }
@@ -167,6 +170,9 @@ func Tree(o Options) (*tree.Tree, *iso.Options, error) {
 		return nil, nil, err
 	}
 	if err := t.Merge("sci", o.Roles); err != nil {
+		return nil, nil, err
+	}
+	if err := t.Merge("firmware", o.Firmware); err != nil {
 		return nil, nil, err
 	}
 	o.Manifest.Boot, o.Manifest.Links = bootLine(o.Loaders), links(t)
@@ -262,9 +268,8 @@ func links(t *tree.Tree) map[string]string {
 }
 
 // addSums adds md5sum.txt and SHA256SUMS over every regular file, the former in
-// the latter, and the signature of the latter. Known SHA-256 digests are taken
-// from the entries; MD5 is for the installer's own integrity check and needs
-// the bytes once.
+// the latter, and the signature of the latter. Every file is read once more for
+// it, which also finds bytes that rotted in the download cache.
 func addSums(t *tree.Tree, o Options) error {
 	var shas, md5s strings.Builder
 	for _, e := range t.Entries() {
@@ -296,15 +301,12 @@ func digests(e tree.Entry) (weak, strong string, err error) {
 	}
 	defer func() { _ = r.Close() }()
 	m, s := md5.New(), sha256.New()
-	hashes := []io.Writer{m}
-	if e.SHA256 == "" {
-		hashes = append(hashes, s)
-	}
-	if _, err := io.Copy(io.MultiWriter(hashes...), r); err != nil {
+	if _, err := io.Copy(io.MultiWriter(m, s), r); err != nil {
 		return "", "", fmt.Errorf("cannot read %q: %w", e.Path, err)
 	}
-	if e.SHA256 != "" {
-		return sum(m), e.SHA256, nil
+	if e.SHA256 != "" && e.SHA256 != sum(s) {
+		return "", "", hint.New(fmt.Errorf("cannot use %q: its bytes have changed since it was verified (SHA-256 is %s, was %s)", e.Path, sum(s), e.SHA256),
+			"the download cache is damaged: remove it and build again")
 	}
 	return sum(m), sum(s), nil
 }

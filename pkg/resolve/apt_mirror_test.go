@@ -116,6 +116,28 @@ func (a *apt) simulate(seeds []string) ([]string, error) {
 	return all, nil
 }
 
+// choose returns the same as simulate for a sixth of its time: apt does not
+// put the packages into the order of their installation.
+func (a *apt) choose(seeds []string) ([]string, error) {
+	out, err := a.run(append([]string{"install", "--print-uris", "-qq", "--no-install-recommends"}, seeds...)...)
+	if err != nil {
+		return nil, fmt.Errorf("%w:\n%s", err, out)
+	}
+	var all []string
+	for _, l := range strings.Split(out, "\n") {
+		// 'http://…' bind9_1%3a9.20.11-4_amd64.deb 538452 SHA256:…
+		if f := strings.Fields(l); len(f) > 2 && strings.HasPrefix(l, "'") {
+			parts := strings.Split(f[1], "_")
+			if len(parts) != 3 {
+				return nil, fmt.Errorf("cannot read %q", l)
+			}
+			all = append(all, parts[0]+" "+strings.ReplaceAll(parts[1], "%3a", ":"))
+		}
+	}
+	slices.Sort(all)
+	return all, nil
+}
+
 // exclude bars packages from being chosen.
 func (a *apt) exclude(t testing.TB, names []string) {
 	t.Helper()

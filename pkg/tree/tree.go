@@ -73,14 +73,18 @@ func (t *Tree) Add(e Entry) error {
 	if t.entries == nil {
 		t.entries = make(map[string]Entry)
 	}
+	var parents []string // that are missing
 	for dir := path.Dir(e.Path); dir != "."; dir = path.Dir(dir) {
 		p, ok := t.entries[dir]
 		if ok && !p.Mode.IsDir() {
 			return fmt.Errorf("cannot add %q: %q is no directory", e.Path, dir)
 		}
 		if !ok {
-			t.entries[dir] = Entry{Path: dir, Mode: fs.ModeDir | 0o755}
+			parents = append(parents, dir)
 		}
+	}
+	for _, dir := range parents {
+		t.entries[dir] = Entry{Path: dir, Mode: fs.ModeDir | 0o755}
 	}
 	t.entries[e.Path] = e
 	return nil

@@ -65,7 +65,7 @@ func (p Problem) String() string { return p.Place + ": " + p.Text }
 // examined (it cannot be read, the work was interrupted); what is wrong with it
 // is in the report.
 func Image(ctx context.Context, r io.ReaderAt, size int64, o Options) (*Report, error) {
-	c := &checker{options: o, source: r, report: &Report{Problems: []Problem{}, Trusted: o.Key != (pgp.Keyring{})}}
+	c := &checker{options: o, source: r, told: make(map[string]bool), report: &Report{Problems: []Problem{}, Trusted: o.Key != (pgp.Keyring{})}}
 	img, err := iso.Open(r, size)
 	if err != nil {
 		c.problem("image", "%v", err)
@@ -98,6 +98,7 @@ type checker struct {
 	links   map[string]string // of symbolic links
 	ring    pgp.Keyring
 	about   *media.Manifest // nil if it cannot be read
+	told    map[string]bool // name and wanted digest of what was compared
 }
 
 func (c *checker) problem(place, format string, args ...any) {
@@ -210,8 +211,14 @@ func (c *checker) sums() {
 	c.report.Files = len(c.names)
 }
 
-// compare says if a file is not the one that a list names.
+// compare says if a file is not the one that a list names. What one list has
+// told is not told again because of another.
 func (c *checker) compare(name, want, list string) {
+	told := name + " " + want
+	if c.told[told] {
+		return
+	}
+	c.told[told] = true
 	f := c.files[name]
 	switch {
 	case f == nil:

@@ -240,7 +240,7 @@ func copyOnce(dst, src string) error {
 	if err != nil {
 		return fmt.Errorf("cannot copy %q: %w", src, err)
 	}
-	defer in.Close()
+	defer func() { _ = in.Close() }() // only read
 	out, err := os.CreateTemp(filepath.Dir(dst), filepath.Base(dst)+".*")
 	if err != nil {
 		return fmt.Errorf("cannot copy %q: %w", src, err)

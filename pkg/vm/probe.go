@@ -13,6 +13,7 @@ import (
 // Accel is how QEMU runs the guest's code.
 type Accel string
 
+// The ways.
 const (
 	TCG Accel = "tcg" // software emulation; works everywhere
 	KVM Accel = "kvm"
@@ -79,7 +80,10 @@ func runProbe(ctx context.Context, qemu, rom string, accel Accel) error {
 		if errors.As(err, &exit) && exit.ExitCode() == probeStatus {
 			return nil
 		}
-		return fmt.Errorf("QEMU ended with %v", err)
+		if err == nil {
+			err = errors.New("exit status 0")
+		}
+		return fmt.Errorf("QEMU ended: %w", err)
 	case <-ctx.Done():
 		// Its end is not waited for: a process that hangs in the kernel's KVM
 		// code can't be killed.

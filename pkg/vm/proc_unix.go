@@ -21,8 +21,7 @@ func socketPair() (ours, theirs *os.File, err error) {
 	}
 	// Non-blocking, so that closing our end wakes a reader.
 	if err := syscall.SetNonblock(fds[0], true); err != nil {
-		syscall.Close(fds[0])
-		syscall.Close(fds[1])
+		_, _ = syscall.Close(fds[0]), syscall.Close(fds[1])
 		return nil, nil, os.NewSyscallError("fcntl", err)
 	}
 	return os.NewFile(uintptr(fds[0]), "vm"), os.NewFile(uintptr(fds[1]), "qemu"), nil

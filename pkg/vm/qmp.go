@@ -139,7 +139,7 @@ func (q *qmp) send(command string, args any, id int) error {
 // read runs until the connection ends.
 func (q *qmp) read() {
 	defer close(q.closed)
-	defer q.conn.Close()
+	defer func() { _ = q.conn.Close() }()
 	s := bufio.NewScanner(q.conn)
 	s.Buffer(nil, maxMessage)
 	for s.Scan() {

@@ -46,7 +46,7 @@ type Serial struct {
 func newSerial(conn io.ReadWriteCloser, path string) (*Serial, error) {
 	raw, err := os.Create(path)
 	if err != nil {
-		conn.Close()
+		_ = conn.Close()
 		return nil, fmt.Errorf("cannot create serial log: %w", err)
 	}
 	s := &Serial{conn: conn, raw: raw, changed: make(chan struct{})}
@@ -66,8 +66,7 @@ func (s *Serial) read() {
 		if err != nil {
 			s.add([]byte("\n")) // the unfinished line is the last one
 			s.closed = true
-			s.raw.Close()
-			s.conn.Close()
+			_, _ = s.raw.Close(), s.conn.Close()
 		}
 		close(s.changed)
 		s.changed = make(chan struct{})
@@ -200,7 +199,8 @@ func Strip(raw []byte) string {
 
 // stripper cuts a stream of bytes into lines and drops what is meant for a
 // terminal only: ECMA-48 control sequences (CSI), control strings (OSC, DCS …)
-// and control characters. A carriage return ends a line as a line feed does;
+// and control characters. A carriage return ends a line as a line feed does, and
+// so does a jump of the cursor (CUP), with which boot loaders draw their menus;
 // empty lines are dropped.
 type stripper struct {
 	line  []byte
@@ -210,11 +210,12 @@ type stripper struct {
 func (s *stripper) feed(data []byte) []string {
 	var lines []string
 	for _, c := range data {
-		if s.escape(c) {
+		moved := s.state == 2 && c == 'H'
+		if s.escape(c) && !moved {
 			continue
 		}
 		switch {
-		case c == '\n' || c == '\r':
+		case c == '\n' || c == '\r' || moved:
 			if text := strings.TrimRight(string(s.line), " "); text != "" {
 				lines = append(lines, strings.ToValidUTF8(text, "\uFFFD"))
 			}

@@ -28,6 +28,7 @@ import (
 // Firmware is what the machine boots with.
 type Firmware string
 
+// The kinds of firmware.
 const (
 	BIOS       Firmware = "bios"       // SeaBIOS
 	UEFI       Firmware = "uefi"       // OVMF, Secure Boot off
@@ -188,7 +189,7 @@ func (m *Machine) launch(ctx context.Context, o Options) error {
 	closeAll := func(files []*os.File) {
 		for _, f := range files {
 			if f != nil {
-				f.Close()
+				_ = f.Close()
 			}
 		}
 	}
@@ -210,7 +211,7 @@ func (m *Machine) launch(ctx context.Context, o Options) error {
 		closeAll(ours[:])
 		return fmt.Errorf("cannot create log: %w", err)
 	}
-	defer stderr.Close()
+	defer func() { _ = stderr.Close() }() // QEMU has its own
 	fmt.Fprintf(stderr, "%s\n\n", strings.Join(argv, " \\\n  "))
 	m.cmd = exec.CommandContext(ctx, argv[0], argv[1:]...)
 	m.cmd.Stdout, m.cmd.Stderr = stderr, stderr

@@ -117,6 +117,7 @@ func TestStrip(t *testing.T) {
 		{"colours", "[\x1b[0;32m  OK  \x1b[0m] Started \x1b[0;1;39msci-agent.service\x1b[0m.\r\n", "[  OK  ] Started sci-agent.service."},
 		{"systemd's progress", "\r\x1b[M\x1b[K[ ***  ] A start job\r\x1b[K[  OK  ] done\n", "[ ***  ] A start job\n[  OK  ] done"},
 		{"OVMF clears the screen", "\x1b[2J\x1b[01;01H\x1b[=3hBdsDxe: loading\r\n", "BdsDxe: loading"},
+		{"GRUB's countdown", "\x1b[5;78H\x1b[22;1H   in 9s.    \x1b[5;78H\x1b[22;1H   in 8s.", "   in 9s.\n   in 8s."},
 		{"window title", "\x1b]0;root@node1\x07# \x1b]0;x\x1b\\y\n", "# y"},
 		{"character set", "\x1b(Bx\x1b)0y\n", "xy"},
 		{"backspace", "25%\b\b\b50%\n", "50%"},
