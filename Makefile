@@ -5,7 +5,7 @@
 # into .tools/ at the versions below, outside of our module graph.
 
 GO      ?= go
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null | sed 's/^v//' | grep -E '^[0-9]' || echo 0.1.0)
+VERSION ?= 0.1.0
 DIST    ?= dist
 SITE    ?=
 BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false

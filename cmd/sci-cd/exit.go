@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/skycover/sci-cd/pkg/archive"
+	"github.com/skycover/sci-cd/pkg/build"
 	"github.com/skycover/sci-cd/pkg/lock"
 	"github.com/skycover/sci-cd/pkg/resolve"
 	"github.com/skycover/sci-cd/pkg/site"
@@ -39,7 +39,7 @@ var exitCodes = []exitCode{
 	{2, "the command line is wrong", as[usageError]},
 	{3, "the site file or a profile is wrong", as[site.Problems]},
 	{4, "the packages asked for cannot be had together", as[*resolve.Error]},
-	{5, "the archive cannot be fetched or is not to be trusted", isArchive},
+	{5, "the archive cannot be fetched or is not to be trusted", as[*build.ArchiveError]},
 	{6, "the lock is stale: renew it with sci-cd lock", as[*lock.StaleError]},
 	{7, "what was checked is not as it should be (verify, test, write)", as[checkError]},
 }
@@ -47,10 +47,6 @@ var exitCodes = []exitCode{
 func as[T error](err error) bool {
 	var target T
 	return errors.As(err, &target)
-}
-
-func isArchive(err error) bool {
-	return as[*archive.FetchError](err) || as[*archive.NotFoundError](err) || as[*archive.WrongFileError](err) || as[*archive.HTMLError](err) || as[*archive.StatusError](err)
 }
 
 func codeOf(err error) int {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -73,7 +74,18 @@ type renewal struct {
 	Packages int      `json:"packages"`
 	Written  bool     `json:"written"`
 	Changes  []change `json:"changes"`
+	// Releases are what was read of the archive: a mirror that withholds
+	// updates shows by their dates.
+	Releases []release `json:"releases"`
 	first    bool
+}
+
+// release is a pocket of the archive.
+type release struct {
+	Pocket  string    `json:"pocket"`
+	Suite   string    `json:"suite"`
+	Version string    `json:"version,omitempty"`
+	Date    time.Time `json:"date"`
 }
 
 // renew writes the lock if it says anything new. The old one may be
@@ -87,6 +99,9 @@ func renew(ui *ui, l *lock.Lock, path string) error {
 	r := renewal{Lock: path, Packages: len(l.Packages), Changes: []change{}, first: first}
 	for _, c := range lock.Diff(old, l) {
 		r.Changes = append(r.Changes, toChange(c))
+	}
+	for _, p := range l.Releases {
+		r.Releases = append(r.Releases, release{p.Pocket, p.Suite, p.Version, p.Date.UTC()})
 	}
 	if old == nil || !bytes.Equal(old.Bytes(), l.Bytes()) {
 		if err := l.Write(path); err != nil {
@@ -129,6 +144,9 @@ func (r renewal) String() string {
 		fmt.Fprintf(&b, "%s: nothing new, %d packages\n", r.Lock, r.Packages)
 	default:
 		fmt.Fprintf(&b, "%s: renewed, %d packages%s\n", r.Lock, r.Packages, tally(count))
+	}
+	for _, p := range r.Releases {
+		fmt.Fprintf(&b, "  %s\n", strings.TrimSpace(fmt.Sprintf("%s of %s  %s", p.Pocket, p.Date.Format("2006-01-02 15:04 UTC"), p.Version)))
 	}
 	return b.String()
 }

@@ -133,12 +133,12 @@ func arguments(least, most int) cobra.PositionalArgs {
 
 func count(least, most int) string {
 	switch {
-	case least == most && least == 1:
+	case least < most:
+		return fmt.Sprintf("%d to %d arguments", least, most)
+	case most == 1:
 		return "1 argument"
-	case least == most:
-		return fmt.Sprintf("%d arguments", least)
 	}
-	return fmt.Sprintf("%d to %d arguments", least, most)
+	return fmt.Sprintf("%d arguments", most)
 }
 
 // files completes names of files with an extension.

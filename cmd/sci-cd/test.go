@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -47,20 +48,7 @@ junit.xml. Without KVM, QEMU emulates: an installation takes some half an hour
 			if err := fillTest(&o, host); err != nil {
 				return err
 			}
-			if err := installtest.CheckTools(exec.LookPath, o); err != nil {
-				return err
-			}
-			accel, why, err := vm.Probe(c.Context(), o.QEMU, os.Getenv(vm.AccelVariable))
-			if err != nil {
-				return err
-			}
-			o.Accel, o.Progress = accel, ui.step
-			ui.note("QEMU runs with " + string(accel) + ": " + why)
-			report, err := installtest.Run(c.Context(), o)
-			if err != nil {
-				return err
-			}
-			return printTest(ui, report, o.ReportDir)
+			return runTest(c.Context(), ui, o)
 		},
 	}
 	flags := c.Flags()
@@ -71,6 +59,23 @@ junit.xml. Without KVM, QEMU emulates: an installation takes some half an hour
 	flags.StringVar(&o.ReportDir, "report", filepath.Join(exampleDir, "report"), "`DIR`ectory of the report")
 	flags.BoolVar(&bootOnly, "boot-only", false, "boot to the installer's first line, install nothing")
 	return c
+}
+
+func runTest(ctx context.Context, ui *ui, o installtest.Options) error {
+	if err := installtest.CheckTools(exec.LookPath, o); err != nil {
+		return err
+	}
+	accel, why, err := vm.Probe(ctx, o.QEMU, os.Getenv(vm.AccelVariable))
+	if err != nil {
+		return err
+	}
+	o.Accel, o.Progress = accel, ui.step
+	ui.note("QEMU runs with " + string(accel) + ": " + why)
+	report, err := installtest.Run(ctx, o)
+	if err != nil {
+		return err
+	}
+	return printTest(ui, report, o.ReportDir)
 }
 
 // fillTest takes the host from the medium.

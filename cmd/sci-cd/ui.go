@@ -108,7 +108,7 @@ func (u *ui) close() {
 }
 
 // Start, Add and Done are archive.Progress.
-func (u *ui) Start(name string, size int64) {
+func (u *ui) Start(_ string, size int64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.work.verb != "fetched" {
@@ -118,14 +118,14 @@ func (u *ui) Start(name string, size int64) {
 	u.work.of += size
 }
 
-func (u *ui) Add(name string, n int64) {
+func (u *ui) Add(_ string, n int64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.work.bytes += n
 	u.progress(false)
 }
 
-func (u *ui) Done(name string, _ error) {
+func (u *ui) Done(string, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.work.done++

@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"regexp"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -21,16 +23,15 @@ that by its signature, that no file is missing or extra, the repository from its
 InRelease to every package, and what boots: El Torito, boot code, partitions.
 
 The key on the medium proves that the medium is whole, not whose it is: whoever
-changes a medium can sign it anew and put his own key on it. Give the site's key
-with --key (sci.key from beside the site file, or its public half), or compare
-the fingerprint that is printed with the one that the build printed.`,
+changes a medium can sign it anew and put his own key on it. Say with --key which
+key it must be: the file sci.key from beside the site file, its public half, or
+the fingerprint that the build printed.`,
 		Args:              arguments(1, 1),
 		ValidArgsFunction: files("iso"),
 		RunE: func(c *cobra.Command, args []string) error {
 			o := verify.Options{Progress: func(done, total int64) { ui.transfer("read", done, total) }}
 			if key != "" {
-				var err error
-				if o.Key, err = pgp.LoadPublic(key); err != nil {
+				if err := believe(&o, key); err != nil {
 					return err
 				}
 			}
@@ -46,8 +47,21 @@ the fingerprint that is printed with the one that the build printed.`,
 			return judge(ui, r, args[0])
 		},
 	}
-	c.Flags().StringVar(&key, "key", "", "the site's key, from elsewhere than the medium: `FILE`, public or private")
+	c.Flags().StringVar(&key, "key", "", "the site's key, from elsewhere than the medium: a `FILE`, public or private, or its fingerprint")
 	return c
+}
+
+// fingerprint is one of OpenPGP, version 4.
+var fingerprint = regexp.MustCompile("^[0-9A-F]{40}$")
+
+// believe takes a key's fingerprint, or the key from a file.
+func believe(o *verify.Options, key string) (err error) {
+	if hex := strings.ToUpper(strings.ReplaceAll(key, " ", "")); fingerprint.MatchString(hex) {
+		o.Fingerprint = hex
+		return nil
+	}
+	o.Key, err = pgp.LoadPublic(key)
+	return err
 }
 
 // judge prints what was found; problems make the command fail.

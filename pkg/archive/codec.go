@@ -11,7 +11,7 @@ import (
 // indexFormat names the form of a parsed index in the cache. Change the number
 // with every change of deb.Package, of deb.ScanPackages, of checkPackage, or of
 // the code below: parsed indexes of other numbers are not found and made anew.
-const indexFormat = "sci-cd index 1"
+const indexFormat = "sci-cd index 2"
 
 // An index is the line indexFormat, the number of packages, and each package:
 // all strings of textFields, then the three numbers of the fields that are
@@ -20,10 +20,10 @@ const indexFormat = "sci-cd index 1"
 // copying a string.
 
 // textFields lists the string fields of a package.
-func textFields(p *deb.Package) [18]*string {
+func textFields(p *deb.Package) [19]*string {
 	return [...]*string{
 		&p.Name, &p.Version, &p.Architecture, &p.MultiArch, &p.Source, &p.Priority, &p.Section,
-		&p.PreDepends, &p.Depends, &p.Recommends, &p.Suggests, &p.Conflicts, &p.Breaks, &p.Provides, &p.Replaces,
+		&p.PreDepends, &p.Depends, &p.Recommends, &p.Suggests, &p.Conflicts, &p.Breaks, &p.Provides, &p.Replaces, &p.Enhances,
 		&p.KernelVersion, &p.Filename, &p.SHA256,
 	}
 }

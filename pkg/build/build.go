@@ -56,7 +56,7 @@ type Result struct {
 	Output      string
 	Size        int64
 	SHA256      string
-	Payload     int64 // bytes of all distinct files
+	Payload     int64 // bytes of all files, shared ones counted each time
 	Packages    int
 	NewLock     bool
 	NewKey      bool

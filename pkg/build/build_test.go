@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -349,6 +350,35 @@ func TestMissingPackage(t *testing.T) {
 	b := newBench(t)
 	b.write("site.yaml", strings.Replace(string(site.Example()), "packages: []  ", "packages: [ganetti]", 1))
 	b.fails(`"ganetti"`, "ganeti")
+}
+
+// TestPartialMirror guards that a mirror may lack the udebs that are marked so,
+// or only their files, and nothing else.
+func TestPartialMirror(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	suite := b.archive.Suite("trixie")
+	without := func(name string) {
+		suite.Packages = slices.DeleteFunc(suite.Packages, func(p *testarchive.Package) bool { return p.Control.Get("Package") == name })
+		b.render()
+	}
+	without("clock-setup")
+	delete(b.files, "pool/main/f/finish-install/finish-install_1.0-1_amd64.udeb")
+	first := b.build()
+	want := []string{
+		"the archive has no udeb clock-setup; the installer does without it",
+		"the mirror has not the file of udeb finish-install; the installer does without it",
+	}
+	if diff := cmp.Diff(want, b.notes); diff != "" {
+		t.Errorf("notes (-want +got):\n%s", diff)
+	}
+	if again := b.build(); again.SHA256 != first.SHA256 {
+		t.Error("the second build gave other bytes")
+	}
+	_ = os.Remove(filepath.Join(b.dir, "out.iso"))
+	_ = os.Remove(filepath.Join(b.dir, "sci.lock"))
+	without("libmd0")
+	b.fails("cannot find libmd0 in the archive; it is needed for the installer", "does it carry debian-installer?")
 }
 
 // TestOtherKernel guards that the installer's kernel and its modules are of one

@@ -20,6 +20,13 @@ import (
 // localPocket is the pocket of the site's own .deb files.
 const localPocket = "local"
 
+// ArchiveError says that something of the archive could not be had, or is not
+// to be trusted.
+type ArchiveError struct{ Err error }
+
+func (e *ArchiveError) Error() string { return e.Err.Error() }
+func (e *ArchiveError) Unwrap() error { return e.Err }
+
 // fetch returns where the locked files are, by SHA-256.
 func fetch(ctx context.Context, o Options, l *lock.Lock) (map[string]string, error) {
 	opts := archiveOptions(o)
@@ -43,7 +50,9 @@ func fetch(ctx context.Context, o Options, l *lock.Lock) (map[string]string, err
 		})
 	}
 	if err := archive.NewFetcher(opts).Fetch(ctx, items); err != nil {
-		if len(archive.NotFound(err)) > 0 {
+		gone := len(archive.NotFound(err)) > 0
+		err = &ArchiveError{err}
+		if gone {
 			return nil, hint.New(err, "the archive has newer versions by now: run sci-cd lock to renew the lock, or name a mirror that keeps old files")
 		}
 		return nil, err
@@ -61,7 +70,7 @@ func fetch(ctx context.Context, o Options, l *lock.Lock) (map[string]string, err
 // fetchOne fetches a single file and returns its path in the cache.
 func fetchOne(ctx context.Context, o Options, item archive.Item) (string, error) {
 	if err := archive.NewFetcher(archiveOptions(o)).Fetch(ctx, []archive.Item{item}); err != nil {
-		return "", err
+		return "", &ArchiveError{err}
 	}
 	p, ok := o.Cache.Path(item.SHA256)
 	if !ok {

@@ -27,7 +27,7 @@ import (
 
 // segmentFormat is part of the key under which the site-independent part of
 // the initrd is cached: raise it when that part is made in another way.
-const segmentFormat = "1"
+const segmentFormat = "2"
 
 // boot is what the medium boots.
 type boot struct {
@@ -172,7 +172,8 @@ func baseSegment(ctx context.Context, o Options, l *lock.Lock, files map[string]
 	if err != nil {
 		return nil, err
 	}
-	opts := initrd.Options{Stock: stock, Remove: removed, Menu: menu()}
+	opts := initrd.Options{Stock: stock, Remove: removed}
+	udebs := make(map[string]bool)
 	key := segmentFormat + initrd.Digest()
 	for _, p := range l.ByUse(useInstaller) {
 		key += p.SHA256
@@ -180,6 +181,7 @@ func baseSegment(ctx context.Context, o Options, l *lock.Lock, files map[string]
 		switch {
 		case p.Kind == "udeb":
 			opts.Udebs = append(opts.Udebs, file)
+			udebs[p.Name] = true
 		case strings.HasPrefix(p.Name, "linux-image-"):
 			opts.Kernel = file
 		default:
@@ -190,6 +192,7 @@ func baseSegment(ctx context.Context, o Options, l *lock.Lock, files map[string]
 			}
 		}
 	}
+	opts.Menu = menu(func(name string) bool { return udebs[name] })
 	for _, item := range opts.Menu {
 		key += fmt.Sprint(item)
 	}

@@ -15,12 +15,15 @@ var removed = []string{
 
 // menu are the agent's steps in the installer's main menu. The numbers are
 // those of the Debian packages whose place they take (installer/doc/devel/
-// menu-item-numbers.txt): partman-base 4200, bootstrap-base 6500,
-// grub-installer 7400.
-func menu() []initrd.MenuItem {
-	return []initrd.MenuItem{
-		{Name: "sci-firmware", Number: 1400, Description: "Load firmware that drivers ask for", Depends: "cdrom-detect", Postinst: firmwareStep},
-		{Name: "sci-disks", Number: 4200, Description: "Partition the disk by the site file", Depends: "cdrom-detect, user-setup-udeb",
+// menu-item-numbers.txt): cdrom-detect 1300, partman-base 4200,
+// bootstrap-base 6500, grub-installer 7400, finish-install 7800. The last is
+// there only where the mirror had no finish-install.
+func menu(has func(udeb string) bool) []initrd.MenuItem {
+	items := []initrd.MenuItem{
+		{Name: "sci-medium", Number: 1300, Description: "Find and mount the installation medium",
+			Provides: "cdrom-detect", Postinst: step("medium")},
+		{Name: "sci-firmware", Number: 1400, Description: "Load firmware that drivers ask for", Depends: "sci-medium", Postinst: firmwareStep},
+		{Name: "sci-disks", Number: 4200, Description: "Partition the disk by the site file", Depends: "sci-medium",
 			Provides: "partitioned-harddrives, created-fstab, made-filesystems, mounted-partitions, harddrive-detection", Postinst: step("disks")},
 		{Name: "sci-base", Number: 6500, Description: "Install the base system", Depends: "mounted-partitions, created-fstab",
 			Provides: "base-installer, kernel-installer", Postinst: step("base")},
@@ -29,7 +32,23 @@ func menu() []initrd.MenuItem {
 		{Name: "sci-boot", Number: 7400, Description: "Install the boot loader", Depends: "sci-packages",
 			Provides: "bootable-system", Postinst: step("boot")},
 	}
+	if !has("finish-install") {
+		items = append(items, initrd.MenuItem{Name: "sci-end", Number: 7800, Description: "Finish the installation",
+			Depends: "installed-base, created-fstab, bootable-system", Postinst: endStep})
+	}
+	return items
 }
+
+// endStep does what the udeb finish-install does.
+const endStep = `#!/bin/sh
+# Made by sci-cd (pkg/build).
+for hook in /usr/lib/finish-install.d/*; do
+	[ ! -x "$hook" ] || log-output -t sci-end "$hook" || logger -t sci-end "warning: $hook failed"
+done
+umount /target/run 2>/dev/null
+rm -rf /target/run/*
+exec /lib/debian-installer/exit
+`
 
 // step is the postinst of a menu item: debconf's channel stays untouched, what
 // commands print goes to the installer's log.
@@ -75,7 +94,7 @@ export DEBIAN_FRONTEND=none
 . /usr/share/debconf/confmodule
 exec /usr/bin/sci-agent installer answers 2>>/var/log/sci-agent.log
 `},
-		{"lib/finish-install.d/05sci", 0o755, `#!/bin/sh
+		{"usr/lib/finish-install.d/05sci", 0o755, `#!/bin/sh
 # Made by sci-cd (pkg/build): what has to be done in the new system at the end.
 exec /usr/bin/sci-agent installer finish </dev/null >>/var/log/sci-agent.log 2>&1 3>&- 4>&- 5>&- 6>&-
 `},

@@ -8,8 +8,14 @@ import (
 
 // parts are the lists of what goes into the installer's initrd.
 type parts struct {
-	udebs []string
+	udebs []udebLine
 	tools []toolLine
+}
+
+// udebLine is a udeb. An optional one is left out where the mirror lacks it.
+type udebLine struct {
+	name     string
+	optional bool
 }
 
 // toolLine is a package, under the names that it has had, and the files of it.
@@ -21,7 +27,10 @@ type toolLine struct {
 func readParts(preseed fs.FS) (parts, error) {
 	var p parts
 	err := eachLine(preseed, "installer.udebs", func(line string) error {
-		p.udebs = append(p.udebs, strings.Fields(line)...)
+		for _, word := range strings.Fields(line) {
+			name, optional := strings.CutSuffix(word, "?")
+			p.udebs = append(p.udebs, udebLine{name, optional})
+		}
 		return nil
 	})
 	if err != nil {

@@ -148,7 +148,7 @@ func MakePlan(ctx context.Context, o Options) (*Plan, error) {
 	o.step("archive")
 	a, err := archive.Open(ctx, archiveOptions(o))
 	if err != nil {
-		return nil, err
+		return nil, &ArchiveError{err}
 	}
 	p, err := newPlanner(o, a)
 	if err != nil {
@@ -282,13 +282,19 @@ func (p *planner) medium(ctx context.Context, o Options, a *archive.Archive, cla
 			return err
 		}
 	}
-	udebs := slices.Clone(parts.udebs)
-	for _, c := range classes {
-		udebs = append(udebs, c.Udebs...)
-	}
-	for _, name := range udebs {
-		if err := p.useNamed(useInstaller, p.udebs, name); err != nil {
+	for _, u := range parts.udebs {
+		if u.optional && !p.available(ctx, o, u.name) {
+			continue
+		}
+		if err := p.useNamed(useInstaller, p.udebs, u.name); err != nil {
 			return err
+		}
+	}
+	for _, c := range classes {
+		for _, name := range c.Udebs {
+			if err := p.useNamed(useInstaller, p.udebs, name); err != nil {
+				return err
+			}
 		}
 	}
 	// The kernel's name is inside the netboot image.
@@ -301,6 +307,22 @@ func (p *planner) medium(ctx context.Context, o Options, a *archive.Archive, cla
 		return err
 	}
 	return p.useNamed(useInstaller, p.debs, "linux-image-"+image.stock.ABI)
+}
+
+// available says whether the mirror has the file of a udeb. Partial mirrors
+// list udebs in their indexes whose files they do not have.
+func (p *planner) available(ctx context.Context, o Options, name string) bool {
+	u := p.udebs[name]
+	if u == nil {
+		o.note("the archive has no udeb %s; the installer does without it", name)
+		return false
+	}
+	_, err := fetchOne(ctx, o, p.source[u].Item())
+	if len(archive.NotFound(err)) > 0 {
+		o.note("the mirror has not the file of udeb %s; the installer does without it", name)
+		return false
+	}
+	return true // any other trouble comes up when all is fetched
 }
 
 // useNamed marks the first of the names that there is.

@@ -18,10 +18,11 @@ const maxStanza = 1 << 20
 type Package struct {
 	Name, Version, Architecture, MultiArch, Source, Priority, Section string
 
-	// Essential is "Essential: yes", Important is "Important: yes".
+	// Essential is "Essential: yes". Important is "Important: yes" or
+	// "Protected: yes", which apt takes for the same.
 	Essential, Important bool
 
-	PreDepends, Depends, Recommends, Suggests, Conflicts, Breaks, Provides, Replaces string
+	PreDepends, Depends, Recommends, Suggests, Conflicts, Breaks, Provides, Replaces, Enhances string
 
 	// KernelVersion is set in udebs that hold kernel modules.
 	KernelVersion string
@@ -53,6 +54,7 @@ const (
 	fieldBreaks
 	fieldProvides
 	fieldReplaces
+	fieldEnhances
 	fieldKernelVersion
 	fieldFilename
 	fieldSHA256
@@ -62,6 +64,7 @@ const (
 	fieldInstalledSize
 	fieldEssential
 	fieldImportant
+	fieldProtected
 	fieldsKept
 
 	fieldOther = -1
@@ -100,6 +103,8 @@ func fieldOf(name []byte) int {
 		return fieldProvides
 	case "Replaces":
 		return fieldReplaces
+	case "Enhances":
+		return fieldEnhances
 	case "Kernel-Version":
 		return fieldKernelVersion
 	case "Filename":
@@ -114,7 +119,9 @@ func fieldOf(name []byte) int {
 		return fieldEssential
 	case "Important":
 		return fieldImportant
-	case "Maintainer", "Description", "Description-md5", "MD5sum", "Homepage", "Tag", "Built-Using", "Enhances":
+	case "Protected":
+		return fieldProtected
+	case "Maintainer", "Description", "Description-md5", "MD5sum", "Homepage", "Tag", "Built-Using":
 		return fieldOther // the common case: don't look at the letters again
 	}
 	return fieldOfOddCase(name)
@@ -239,7 +246,7 @@ func (s *scanner) finish() (*Package, error) {
 	all := string(s.text)
 	for f, dst := range [fieldsText]*string{
 		&p.Name, &p.Version, &p.Architecture, &p.MultiArch, &p.Source, &p.Priority, &p.Section,
-		&p.PreDepends, &p.Depends, &p.Recommends, &p.Suggests, &p.Conflicts, &p.Breaks, &p.Provides, &p.Replaces,
+		&p.PreDepends, &p.Depends, &p.Recommends, &p.Suggests, &p.Conflicts, &p.Breaks, &p.Provides, &p.Replaces, &p.Enhances,
 		&p.KernelVersion, &p.Filename, &p.SHA256,
 	} {
 		span := s.spans[f]
@@ -258,7 +265,7 @@ func (s *scanner) finish() (*Package, error) {
 		return nil, err
 	}
 	p.Essential = bytes.EqualFold(s.bytes(fieldEssential), []byte("yes"))
-	p.Important = bytes.EqualFold(s.bytes(fieldImportant), []byte("yes"))
+	p.Important = bytes.EqualFold(s.bytes(fieldImportant), []byte("yes")) || bytes.EqualFold(s.bytes(fieldProtected), []byte("yes"))
 	if p.Name == "" {
 		return nil, errors.New("no Package field")
 	}

@@ -131,7 +131,7 @@ func bySlowPath(c Control) *Package {
 		"Package": &p.Name, "Version": &p.Version, "Architecture": &p.Architecture, "Multi-Arch": &p.MultiArch,
 		"Source": &p.Source, "Priority": &p.Priority, "Section": &p.Section, "Pre-Depends": &p.PreDepends,
 		"Depends": &p.Depends, "Recommends": &p.Recommends, "Suggests": &p.Suggests, "Conflicts": &p.Conflicts,
-		"Breaks": &p.Breaks, "Provides": &p.Provides, "Replaces": &p.Replaces, "Kernel-Version": &p.KernelVersion,
+		"Breaks": &p.Breaks, "Provides": &p.Provides, "Replaces": &p.Replaces, "Enhances": &p.Enhances, "Kernel-Version": &p.KernelVersion,
 		"Filename": &p.Filename, "SHA256": &p.SHA256,
 	} {
 		*dst = text(name)
@@ -139,7 +139,7 @@ func bySlowPath(c Control) *Package {
 	p.Size, _ = strconv.ParseInt(c.Get("Size"), 10, 64)
 	p.InstalledSize, _ = strconv.ParseInt(c.Get("Installed-Size"), 10, 64)
 	p.Essential = strings.EqualFold(text("Essential"), "yes")
-	p.Important = strings.EqualFold(text("Important"), "yes")
+	p.Important = strings.EqualFold(text("Important"), "yes") || strings.EqualFold(text("Protected"), "yes")
 	return p
 }
 

@@ -153,7 +153,7 @@ func markMounts(root fs.FS, disks []Disk) error {
 		if !ok || len(from) < 5 || len(to) < 2 {
 			continue
 		}
-		mark(disks, func(d Disk, dir, name string) bool {
+		mark(disks, func(dir, name string) bool {
 			return attr(root, dir+"/dev") == from[2] || to[1] == "/dev/"+strings.ReplaceAll(name, "!", "/")
 		}, "is mounted on "+from[4])
 	}
@@ -168,22 +168,22 @@ func markSwaps(root fs.FS, disks []Disk) error {
 	}
 	for line := range strings.Lines(string(data)) {
 		if words := strings.Fields(line); len(words) > 1 && strings.HasPrefix(words[0], "/dev/") {
-			mark(disks, func(_ Disk, _, name string) bool { return words[0] == "/dev/"+strings.ReplaceAll(name, "!", "/") }, "is swap space")
+			mark(disks, func(_, name string) bool { return words[0] == "/dev/"+strings.ReplaceAll(name, "!", "/") }, "is swap space")
 		}
 	}
 	return nil
 }
 
 // mark adds a use to each disk that itself or in a partition is meant.
-func mark(disks []Disk, meant func(d Disk, dir, name string) bool, use string) {
+func mark(disks []Disk, meant func(dir, name string) bool, use string) {
 	for i := range disks {
 		d := &disks[i]
 		dir := "sys/block/" + d.Name
-		if meant(*d, dir, d.Name) {
+		if meant(dir, d.Name) {
 			d.InUse = append(d.InUse, d.Name+" "+use)
 		}
 		for _, p := range d.partitions {
-			if meant(*d, dir+"/"+p, p) {
+			if meant(dir+"/"+p, p) {
 				d.InUse = append(d.InUse, p+" "+use)
 			}
 		}

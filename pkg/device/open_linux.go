@@ -35,7 +35,11 @@ func Open(path string) (Target, error) {
 
 // OpenFile opens a regular file in place of a disk, and makes it if needed.
 func OpenFile(path string) (Target, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|unix.O_CLOEXEC, 0o644)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_CLOEXEC, 0o644)
+	made := err == nil
+	if errors.Is(err, os.ErrExist) {
+		f, err = os.OpenFile(path, os.O_WRONLY|unix.O_CLOEXEC, 0)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot write to file: %w", err)
 	}
@@ -46,7 +50,7 @@ func OpenFile(path string) (Target, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot write to %s: %w", path, err), f.Close())
 	}
-	return &file{File: f, path: path}, nil
+	return &file{File: f, path: path, made: made}, nil
 }
 
 // Sync writes what the kernel holds back.

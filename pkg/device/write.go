@@ -83,7 +83,7 @@ func write(ctx context.Context, t Target, o Options) error {
 		if err := t.Sync(); err != nil {
 			return err
 		}
-		o.progress(Writing, min(at+chunk, o.Size))
+		o.progress(Writing, min(at+chunk, o.Size)-head)
 	}
 	if err := o.copy(t, 0, head); err != nil {
 		return err
@@ -161,7 +161,17 @@ func Buffer(n int) []byte {
 type file struct {
 	*os.File
 	path string
+	made bool // by OpenFile
 	read *os.File
+}
+
+// Discard takes away a file that OpenFile made for an image that could not be
+// written. A disk stays as it is: empty, see head.
+func Discard(t Target) error {
+	if f, ok := t.(*file); ok && f.made {
+		return os.Remove(f.path)
+	}
+	return nil
 }
 
 func (f *file) Close() error {

@@ -63,14 +63,14 @@ func addModules(ctx context.Context, t *tree.Tree, o Options) error {
 	set, data := make(kmod.Set), make(map[string][]byte)
 	// The first pass reads what is named, each further one what that needs.
 	need := func(p string) bool { return wanted.match(p) || inStock[kmod.Name(p)] }
-	for pass := 0; need != nil; pass++ {
-		if pass > 8 {
-			return fmt.Errorf("cannot take modules from %q: dependencies have no end", o.Kernel)
-		}
+	for need != nil {
+		known := len(set)
 		if err := readModules(ctx, o.Kernel, o.Stock.ABI, set, data, need); err != nil {
 			return err
 		}
-		need = missing(set, o.Stock.builtin())
+		if need = missing(set, o.Stock.builtin()); len(set) == known {
+			break // what is missing is nowhere: Closure names it
+		}
 	}
 	mods, err := set.Closure(o.Stock.builtin(), func(kmod.Module) bool { return true })
 	if err != nil {

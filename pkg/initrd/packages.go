@@ -69,7 +69,7 @@ func addTool(t *tree.Tree, stock *Stock, tool Tool) error {
 		for _, pattern := range tool.Files {
 			if ok, _ := path.Match(pattern, strings.TrimPrefix(name, "usr/")); ok {
 				found[pattern] = true
-				return true
+				return !stock.paths[stock.Place(name)]
 			}
 		}
 		return false

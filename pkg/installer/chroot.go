@@ -29,6 +29,7 @@ func enter(ctx context.Context, o Options) (*chroot, error) {
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOME=/root", "TERM=linux", "LC_ALL=C.UTF-8",
 		"DEBIAN_FRONTEND=noninteractive", "DEBCONF_NONINTERACTIVE_SEEN=true",
+		"LVM_SUPPRESS_FD_WARNINGS=1", // of the descriptors that d-i left open
 		// The kernel package's hook builds no initramfs then: the verb boot
 		// builds the only one (/etc/kernel/postinst.d/initramfs-tools).
 		"INITRD=No",

@@ -159,6 +159,27 @@ func TestScripts(t *testing.T) {
 	}
 }
 
+// TestResume: power lost in the middle of the packages left apt refusing to
+// work ("dpkg was interrupted") when the verb was repeated.
+func TestResume(t *testing.T) {
+	dir := t.TempDir()
+	var r inputs
+	o := installerFiles(t, dir, testSite(t), testKey(t)).withDefaults()
+	o.Runner = &r
+	updates := filepath.Join(o.Target, "var/lib/dpkg/updates")
+	if err := os.MkdirAll(updates, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c := &chroot{o: o}
+	if err := c.resume(context.Background()); err != nil || len(r.lines) > 0 {
+		t.Errorf("clean: %v, %q", err, r.lines)
+	}
+	write(t, filepath.Join(updates, "0001"), "", 0o644)
+	if err := c.resume(context.Background()); err != nil || len(r.lines) != 1 || r.lines[0] != "dpkg --configure -a" {
+		t.Errorf("interrupted: %v, %q", err, r.lines)
+	}
+}
+
 // TestIdentity: the site file may hold the hash of root's password.
 func TestIdentity(t *testing.T) {
 	dir := t.TempDir()

@@ -80,6 +80,9 @@ func mountFS(device, point, filesystem, options string) error {
 	return unix.Mount(device, point, filesystem, flags, strings.Join(rest, ","))
 }
 
+// unmountFS is umount(2).
+func unmountFS(point string) error { return unix.Unmount(point, 0) }
+
 // unmountAll unmounts dir and everything below it, inner mounts first. Nothing
 // mounted is no error.
 func unmountAll(proc, dir string) error {

@@ -54,12 +54,28 @@ func (c *chroot) install(ctx context.Context, answers string, names []string) er
 			return fmt.Errorf("cannot answer the packages' questions: %w", err)
 		}
 	}
+	if err := c.resume(ctx); err != nil {
+		return err
+	}
 	if _, err := c.run(ctx, nil, append(apt(), "update")...); err != nil {
 		return fmt.Errorf("cannot read the medium's archive with apt: %w", err)
 	}
 	count := &counter{console: c.o.Console, what: "packages"}
 	if err := c.logged(ctx, count, append(append(apt(), "install"), names...)...); err != nil {
 		return fmt.Errorf("cannot install the role's packages: %w", err)
+	}
+	return nil
+}
+
+// resume lets dpkg go on where it was interrupted: apt refuses to work as long
+// as dpkg's journal (/var/lib/dpkg/updates) is not empty.
+func (c *chroot) resume(ctx context.Context) error {
+	entries, err := os.ReadDir(filepath.Join(c.o.Target, "var/lib/dpkg/updates"))
+	if err != nil || len(entries) == 0 {
+		return err
+	}
+	if _, err := c.run(ctx, nil, "dpkg", "--configure", "-a"); err != nil {
+		return fmt.Errorf("cannot go on with an interrupted installation: %w", err)
 	}
 	return nil
 }

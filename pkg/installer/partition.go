@@ -88,7 +88,7 @@ func releaseGroups(ctx context.Context, o Options, groups []string) (Hardware, e
 		}
 		if active {
 			// If it fails the disk stays in use, and that is what is reported.
-			_, _ = o.Runner.Run(ctx, run.Cmd{Argv: []string{"vgchange", "--config", lvmConfig, "-an", g}, Log: o.Log})
+			_, _ = o.Runner.Run(ctx, run.Cmd{Argv: []string{"vgchange", "--config", lvmConfig, "-an", g}, Env: lvmEnv(), Log: o.Log})
 		}
 	}
 	if !active {
@@ -267,6 +267,9 @@ func (k keepBoot) WriteAt(p []byte, off int64) (int, error) {
 // truth.
 const lvmConfig = "activation { udev_sync=0 udev_rules=0 } devices { obtain_device_list_from_udev=0 external_device_info_source=\"none\" use_devicesfile=0 } backup { backup=0 archive=0 }"
 
+// lvmEnv spares the log LVM's warnings of the descriptors that d-i left open.
+func lvmEnv() []string { return append(os.Environ(), "LVM_SUPPRESS_FD_WARNINGS=1") }
+
 func makeGroups(ctx context.Context, o PartitionOptions) error {
 	if len(o.Groups) > 0 {
 		// Built in or loaded already: then modprobe fails and LVM works.
@@ -287,7 +290,7 @@ func makeGroups(ctx context.Context, o PartitionOptions) error {
 			"-l", strconv.FormatInt(v.Size/extent, 10), "-n", v.Name, v.Group})
 	}
 	for _, argv := range commands {
-		if _, err := o.Runner.Run(ctx, run.Cmd{Argv: argv, Log: o.Log}); err != nil {
+		if _, err := o.Runner.Run(ctx, run.Cmd{Argv: argv, Env: lvmEnv(), Log: o.Log}); err != nil {
 			return fmt.Errorf("cannot make the volume groups: %w", err)
 		}
 	}

@@ -64,6 +64,10 @@ type Options struct {
 	// Patience is how long answers waits for network cards to appear, default
 	// one minute: their drivers are still being loaded when it starts.
 	Patience time.Duration
+	// MountMedium and UnmountMedium are mount(2) and umount(2) for the verb
+	// medium; nil is the real ones.
+	MountMedium   func(device, point, filesystem, options string) error
+	UnmountMedium func(point string) error
 	// Now is the clock, default time.Now.
 	Now func() time.Time
 	// SetClock sets the machine's clock where it is behind the medium's own
@@ -85,6 +89,12 @@ func (o Options) withDefaults() Options {
 	def(&o.Medium, "/cdrom")
 	def(&o.Target, "/target")
 	def(&o.State, "/run/sci")
+	if o.MountMedium == nil {
+		o.MountMedium = mountFS
+	}
+	if o.UnmountMedium == nil {
+		o.UnmountMedium = unmountFS
+	}
 	if o.Patience == 0 {
 		o.Patience = time.Minute
 	}
@@ -126,6 +136,7 @@ func verbs() map[string]func(context.Context, Options) error {
 	return map[string]func(context.Context, Options) error{
 		"answers":  Answers,
 		"disks":    Disks,
+		"medium":   Medium,
 		"base":     Base,
 		"packages": Packages,
 		"boot":     Boot,

@@ -97,19 +97,23 @@ func (a assertion) decide(out string, err error) string {
 // say it, or if they are suppressed, the shell on the second virtual terminal.
 func (r *run) secureBoot(ctx context.Context, m *vm.Machine) error {
 	c := r.report.begin("boot", "Secure Boot is on", "the kernel says that it is enabled")
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, r.o.Limits.Check)
 	defer cancel()
 	re := regexp.MustCompile(`(?i)secure ?boot enabled`)
 	line, ok := m.Console.Contains(re)
-	if !ok {
+	for !ok && ctx.Err() == nil {
+		// The terminal exists only when the installer's init is through with
+		// its first scripts; until then the keys lead nowhere.
 		if err := r.askTerminal(ctx, m, "dmesg | grep -i secure >/dev/ttyS0"); err != nil {
 			return r.end(ctx, c, m, err)
 		}
-		match, err := m.Expect(ctx, re.String())
-		if err != nil {
-			return r.end(ctx, c, m, err)
-		}
-		line = match.Line
+		answer, stop := context.WithTimeout(ctx, 10*time.Second)
+		match, err := m.Expect(answer, re.String())
+		stop()
+		line, ok = match.Line, err == nil
+	}
+	if !ok {
+		return r.end(ctx, c, m, fmt.Errorf("the kernel did not say so: %w", context.Cause(ctx)))
 	}
 	c.Output = line.Text
 	return r.end(ctx, c, m, nil)

@@ -139,7 +139,7 @@ func (u *Universe) rankAll() {
 	for _, p := range u.all {
 		mention(p.Name)
 		for _, field := range [...]string{
-			p.PreDepends, p.Depends, p.Conflicts, p.Breaks, p.Recommends, p.Suggests, p.Replaces, p.Provides,
+			p.PreDepends, p.Depends, p.Conflicts, p.Breaks, p.Recommends, p.Suggests, p.Replaces, p.Enhances, p.Provides,
 		} {
 			eachName(field, mention)
 		}

@@ -38,6 +38,9 @@ type Options struct {
 	// Key is what the site's signatures must be made with; the zero value
 	// takes the key that is on the medium.
 	Key pgp.Keyring
+	// Fingerprint, in upper case hex, is what the key on the medium must have;
+	// as good as Key.
+	Fingerprint string
 	// Progress is told how many bytes of the image were read; nil is silence.
 	Progress func(done, total int64)
 }
@@ -65,7 +68,7 @@ func (p Problem) String() string { return p.Place + ": " + p.Text }
 // examined (it cannot be read, the work was interrupted); what is wrong with it
 // is in the report.
 func Image(ctx context.Context, r io.ReaderAt, size int64, o Options) (*Report, error) {
-	c := &checker{options: o, source: r, told: make(map[string]bool), report: &Report{Problems: []Problem{}, Trusted: o.Key != (pgp.Keyring{})}}
+	c := &checker{options: o, source: r, told: make(map[string]bool), report: &Report{Problems: []Problem{}, Trusted: o.Key != (pgp.Keyring{}) || o.Fingerprint != ""}}
 	img, err := iso.Open(r, size)
 	if err != nil {
 		c.problem("image", "%v", err)
@@ -160,8 +163,11 @@ func (c *checker) key() {
 		c.problem(media.KeyPath, "holds %d keys, want one", len(prints))
 	}
 	if c.ring = own; c.report.Trusted {
-		c.ring = c.options.Key
-		given := c.ring.Fingerprints()
+		given := []string{c.options.Fingerprint}
+		if c.options.Fingerprint == "" {
+			c.ring = c.options.Key
+			given = c.ring.Fingerprints()
+		}
 		if c.report.Fingerprint != "" && !slices.Contains(given, c.report.Fingerprint) {
 			c.problem(media.KeyPath, "is the key %s, not the given one, %s", c.report.Fingerprint, strings.Join(given, ", "))
 		}

@@ -29,7 +29,6 @@ type medium struct {
 	*testing.T
 	data []byte
 	key  *pgp.Key
-	path string
 }
 
 // open reads the image that a test has not changed yet.
@@ -386,6 +385,13 @@ func keyed(t *testing.T, original []byte, key *pgp.Key) {
 	stranger, err := pgp.NewKey("Somebody else", "", "", buildtest.Date())
 	if err != nil {
 		t.Fatal(err)
+	}
+	if got := problems(t, original, verify.Options{Fingerprint: key.Fingerprint()}); got != nil {
+		t.Errorf("the right fingerprint: %q", got)
+	}
+	want := []string{"sci/site-key.asc: is the key KEY, not the given one, KEY"}
+	if diff := cmp.Diff(want, problems(t, original, verify.Options{Fingerprint: stranger.Fingerprint()})); diff != "" {
+		t.Errorf("another fingerprint: problems (-want +got):\n%s", diff)
 	}
 	for _, test := range []struct {
 		summary string
