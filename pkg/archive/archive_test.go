@@ -202,13 +202,13 @@ func TestOffline(t *testing.T) {
 	}
 	srv := httptest.NewServer(testarchive.Handler(files))
 	o := options(t, ta, srv.URL)
-	a, err := archive.Open(t.Context(), o)
-	if err != nil {
+	if _, err := archive.Open(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
 	srv.Close()
 	o.Offline = true
-	if a, err = archive.Open(t.Context(), o); err != nil {
+	a, err := archive.Open(t.Context(), o)
+	if err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(wantAll, list(a)); diff != "" {
@@ -459,7 +459,7 @@ func TestTampered(t *testing.T) {
 	}, {
 		summary: "a package for another architecture",
 		change:  stanza("hello", "Architecture", "arm64"),
-		want:    `cannot open archive trixie: URL/dists/trixie/main/binary-amd64/Packages.gz: package "hello": Architecture is "arm64" in the index of "amd64"`,
+		want:    `cannot open archive trixie: URL/dists/trixie/main/binary-amd64/Packages.gz: package "hello": field Architecture is "arm64" in the index of "amd64"`,
 	}, {
 		summary: "an index that is none",
 		change:  func(s *testarchive.Suite) { s.Index = index("Package: hello\n", "hello\n") },

@@ -235,7 +235,7 @@ func (r *reader) parse(got file, ext string, rel *signed, name string) ([]deb.Pa
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	in, err := decompress(f, ext)
 	if err != nil {
 		return nil, fmt.Errorf("cannot unpack: %w", err)
@@ -286,7 +286,7 @@ func (r *reader) checkPackage(p *deb.Package) error {
 	case p.Version == "" || strings.ContainsFunc(p.Version, isOdd):
 		return fmt.Errorf("bad Version %q", p.Version)
 	case p.Architecture != r.o.Arch && p.Architecture != "all":
-		return fmt.Errorf("Architecture is %q in the index of %q", p.Architecture, r.o.Arch)
+		return fmt.Errorf("field Architecture is %q in the index of %q", p.Architecture, r.o.Arch)
 	case !isCleanPath(p.Filename):
 		return fmt.Errorf("bad Filename %q", p.Filename)
 	case p.SHA256 == "":

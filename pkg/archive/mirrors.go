@@ -268,7 +268,7 @@ func readBounded(root fs.FS, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	data, err := io.ReadAll(io.LimitReader(f, maxSources+1))
 	if err == nil && len(data) > maxSources {
 		err = fs.ErrInvalid

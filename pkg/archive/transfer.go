@@ -139,7 +139,7 @@ type stream struct {
 func (s *stream) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
 	s.watch.Reset(s.stall)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = cause(s.ctx, err)
 		s.err = err
 	}
@@ -149,7 +149,7 @@ func (s *stream) Read(p []byte) (int, error) {
 func (s *stream) Close() {
 	s.watch.Stop()
 	s.cancel(nil)
-	s.body.Close() // nothing was written; there is nothing to learn here
+	_ = s.body.Close() // nothing was written; there is nothing to learn here
 }
 
 // refuseHTML looks at the beginning of the file. No file of an archive that we
@@ -226,7 +226,7 @@ func (f *Fetcher) openHTTP(s *stream, offset int64) (io.ReadCloser, error) {
 		s.url = resp.Request.URL.String()
 	}
 	if err := s.accept(resp, offset); err != nil {
-		resp.Body.Close()
+		_ = resp.Body.Close()
 		return nil, err
 	}
 	return resp.Body, nil

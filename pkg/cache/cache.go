@@ -119,7 +119,7 @@ func (c *Cache) ReadText(sum string, limit int64) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	info, err := f.Stat()
 	if err != nil {
 		return "", fmt.Errorf("cannot read cached file: %w", err)
@@ -155,7 +155,7 @@ func (c *Cache) Verify(sum string) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	h := sha256.New()
 	if _, err := io.Copy(h, f); err != nil {
 		return fmt.Errorf("cannot read cached file: %w", err)

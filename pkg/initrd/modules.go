@@ -10,7 +10,11 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"runtime"
 	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/skycover/sci-cd/pkg/deb"
 	"github.com/skycover/sci-cd/pkg/kmod"
@@ -60,16 +64,20 @@ func addModules(ctx context.Context, t *tree.Tree, o Options) error {
 	for _, p := range o.Stock.Modules {
 		inStock[kmod.Name(p)] = true
 	}
-	set, data := make(kmod.Set), make(map[string][]byte)
-	// The first pass reads what is named, each further one what that needs.
+	data, err := kernelModules(ctx, o.Kernel, o.Stock.ABI)
+	if err != nil {
+		return err
+	}
+	set := make(kmod.Set)
+	// The first round reads what is named, each further one what that needs.
 	need := func(p string) bool { return wanted.match(p) || inStock[kmod.Name(p)] }
 	for need != nil {
-		known := len(set)
-		if err := readModules(ctx, o.Kernel, o.Stock.ABI, set, data, need); err != nil {
-			return err
+		before := len(set)
+		if err := readModules(o.Stock.ABI, set, data, need); err != nil {
+			return fmt.Errorf("cannot take modules from %q: %w", o.Kernel, err)
 		}
-		if need = missing(set, o.Stock.builtin()); len(set) == known {
-			break // what is missing is nowhere: Closure names it
+		if need = missing(set, o.Stock.builtin()); len(set) == before {
+			break // what is missing is not there: Closure says so
 		}
 	}
 	mods, err := set.Closure(o.Stock.builtin(), func(kmod.Module) bool { return true })
@@ -114,45 +122,66 @@ func missing(set kmod.Set, builtin map[string]bool) func(string) bool {
 	return func(p string) bool { return names[kmod.Name(p)] }
 }
 
-// readModules reads the modules of a kernel package that need accepts.
-func readModules(ctx context.Context, file, abi string, set kmod.Set, data map[string][]byte, need func(string) bool) error {
+// kernelModules returns the module files of a kernel package as they are
+// packed, by their path below lib/modules/ABI: some 100 MB, read once, because
+// unpacking the package takes longer than all the rest.
+func kernelModules(ctx context.Context, file, abi string) (map[string][]byte, error) {
 	f, err := deb.Open(file)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { _ = f.Close() }()
 	prefix := path.Join(modulesDir, abi) + "/"
-	found := false
+	data := make(map[string][]byte)
 	err = f.Data(func(h *tar.Header, r io.Reader) error {
 		p, ok := strings.CutPrefix(strings.TrimPrefix(h.Name, "usr/"), prefix)
 		if !ok || h.Typeflag != tar.TypeReg || !kmod.IsModule(p) {
-			return ctx.Err()
-		}
-		found = true
-		if _, ok := set[kmod.Name(p)]; ok || !need(p) {
 			return ctx.Err()
 		}
 		raw, err := io.ReadAll(io.LimitReader(r, maxFile))
 		if err != nil {
 			return err
 		}
-		m, err := kmod.Read(p, bytes.NewReader(raw))
-		if err != nil {
-			return err
-		}
-		if m.ABI() != abi {
-			return fmt.Errorf("%q is for kernel %q, the installer's is %q", p, m.ABI(), abi)
-		}
-		set[m.Name()], data[p] = m, raw
+		data[p] = raw
 		return ctx.Err()
 	})
-	if err == nil && !found {
+	if err == nil && len(data) == 0 {
 		err = fmt.Errorf("it holds no modules for kernel %s", abi)
 	}
 	if err != nil {
-		return fmt.Errorf("cannot take modules from %q: %w", file, err)
+		return nil, fmt.Errorf("cannot take modules from %q: %w", file, err)
 	}
-	return nil
+	return data, nil
+}
+
+// readModules puts the modules that need accepts into the set, several at a
+// time.
+func readModules(abi string, set kmod.Set, data map[string][]byte, need func(string) bool) error {
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	var mu sync.Mutex
+	for _, p := range sortedKeys(data) {
+		mu.Lock()
+		_, known := set[kmod.Name(p)]
+		mu.Unlock()
+		if known || !need(p) {
+			continue
+		}
+		group.Go(func() error {
+			m, err := kmod.Read(p, bytes.NewReader(data[p]))
+			if err != nil {
+				return err
+			}
+			if m.ABI() != abi {
+				return fmt.Errorf("%q is for kernel %q, the installer's is %q", p, m.ABI(), abi)
+			}
+			mu.Lock()
+			set[m.Name()] = m
+			mu.Unlock()
+			return nil
+		})
+	}
+	return group.Wait()
 }
 
 // Digest changes whenever the list of wanted modules does.

@@ -102,7 +102,7 @@ func (c *chroot) grub(ctx context.Context, disk string, uefi bool) error {
 
 // bootSelections are the answers that make later upgrades of GRUB do what we
 // did.
-func bootSelections(s *site.Site, uefi bool, disk string) string {
+func bootSelections(uefi bool, disk string) string {
 	list := []Answer{{"grub-pc", "grub2/linux_cmdline", "string", ""},
 		{"grub-pc", "grub2/linux_cmdline_default", "string", "quiet"},
 		{"grub-pc", "grub2/enable_os_prober", "boolean", "false"}}

@@ -64,7 +64,7 @@ func Base(ctx context.Context, o Options) error {
 	if err := unpackAll(ctx, o.Target, repo, essential, all); err != nil {
 		return err
 	}
-	return within(ctx, o, func(c *chroot) error { return c.bootstrap(ctx, s, h, keys, all) })
+	return within(ctx, o, func(c *chroot) error { return c.bootstrap(ctx, s, h, all) })
 }
 
 // siteKeys reads the site's public key.
@@ -169,7 +169,7 @@ func unneeded(name string) bool {
 }
 
 // bootstrap runs dpkg inside the target over the packages that apt needs.
-func (c *chroot) bootstrap(ctx context.Context, s *site.Site, h *site.Host, keys pgp.Keyring, all []*deb.Package) error {
+func (c *chroot) bootstrap(ctx context.Context, s *site.Site, h *site.Host, all []*deb.Package) error {
 	key, err := readBounded(c.o.Key, 1<<20)
 	if err != nil {
 		return err

@@ -17,6 +17,7 @@ import (
 	"github.com/skycover/sci-cd/pkg/cache"
 	"github.com/skycover/sci-cd/pkg/deb"
 	"github.com/skycover/sci-cd/pkg/resolve"
+	"github.com/skycover/sci-cd/pkg/run"
 )
 
 // TestBootstrap installs a real system into a directory, from real packages
@@ -57,6 +58,7 @@ func bootstrapReal(t *testing.T, codename string) {
 	}
 	defer func() { _ = log.Close() }()
 	o.Log = log
+	disk := loopDisk(t, ctx, o)
 	t.Cleanup(func() {
 		if err := unmountAll("/proc", o.Target); err != nil {
 			t.Error(err)
@@ -70,6 +72,72 @@ func bootstrapReal(t *testing.T, codename string) {
 		t.Logf("%s took %v", verb, time.Since(start).Round(time.Millisecond))
 	}
 	checkSystem(t, o.Target)
+	write(t, filepath.Join(o.State, "disk"), disk+"\n", 0o644)
+	start := time.Now()
+	if err := Run(ctx, "boot", o); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("boot took %v", time.Since(start).Round(time.Millisecond))
+	checkBoot(t, o.Target, disk)
+}
+
+// loopDisk divides a loop device by a recipe without LVM, which needs a kernel
+// with device-mapper, and mounts it on the target.
+func loopDisk(t *testing.T, ctx context.Context, o Options) string {
+	t.Helper()
+	const size = 8 << 30
+	out, err := exec.Command("losetup", "--find", "--show", "--partscan", sparse(t, size)).Output()
+	if err != nil {
+		t.Skipf("no loop device: %v", err)
+	}
+	disk := strings.TrimSpace(string(out))
+	t.Cleanup(func() {
+		if err := unmountAll("/proc", o.Target); err != nil {
+			t.Error(err)
+		}
+		output(t, "losetup", "--detach", disk)
+	})
+	recipe, err := ParseRecipe("test", []byte("partitions:\n"+
+		"  - {name: bios, type: bios-boot, size: 1M}\n"+
+		"  - {name: boot, type: linux, size: 1G, filesystem: ext4, mount: /boot}\n"+
+		"  - {name: root, type: linux, size: rest, filesystem: ext4, mount: /}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	layout, err := recipe.Plan(Disk{Path: disk, Size: size, Sector: 512})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Partition(ctx, PartitionOptions{Runner: run.Host{}, Layout: layout, Dev: "/dev", Target: o.Target}); err != nil {
+		t.Fatal(err)
+	}
+	return disk
+}
+
+// checkBoot looks for GRUB in the boot sector, one initramfs, and a menu with
+// the site's consoles.
+func checkBoot(t *testing.T, target, disk string) {
+	t.Helper()
+	f, err := os.Open(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	if sector, err := readAt(f, 0, 512); err != nil || !strings.Contains(string(sector), "GRUB") {
+		t.Errorf("no GRUB in the boot sector: %v", err)
+	}
+	if images, err := filepath.Glob(filepath.Join(target, "boot/initrd.img-*")); err != nil || len(images) != 1 {
+		t.Errorf("initramfs: %v, %v; want one", images, err)
+	}
+	menu, err := os.ReadFile(filepath.Join(target, "boot/grub/grub.cfg"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"console=tty0 console=ttyS0,115200n8", "serial --unit=0 --speed=115200", "initrd\t/initrd.img-"} {
+		if !strings.Contains(string(menu), want) {
+			t.Errorf("grub.cfg lacks %q", want)
+		}
+	}
 }
 
 // checkSystem asks the installed system's own dpkg.

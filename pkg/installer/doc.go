@@ -7,6 +7,7 @@
 // The verbs, in their order:
 //
 //	answers   read the hardware, find the host, answer d-i's questions
+//	medium    find the installation medium by the site key's signature, mount it
 //	disks     choose the disk, partition it, mount it on /target
 //	base      verify the medium, lay out Essential and apt, dpkg configures them
 //	packages  one apt-get install of everything that the role wants

@@ -20,7 +20,7 @@ import (
 func Packages(ctx context.Context, o Options) error {
 	o = o.withDefaults()
 	say(o.Console, "phase packages")
-	s, h, err := currentHost(o)
+	_, h, err := currentHost(o)
 	if err != nil {
 		return err
 	}
@@ -43,7 +43,7 @@ func Packages(ctx context.Context, o Options) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	answers += bootSelections(s, uefi, stableName(o.Dev, disk))
+	answers += bootSelections(uefi, stableName(o.Dev, disk))
 	return within(ctx, o, func(c *chroot) error { return c.install(ctx, answers, names) })
 }
 

@@ -162,7 +162,7 @@ func (w *imageWriter) finish(failed error) (string, error) {
 	} else {
 		w.hash.stop()
 	}
-	return w.hash.wait(w.size)
+	return w.hash.wait()
 }
 
 // hasher reads back what was written and digests it in a goroutine of its own,
@@ -197,8 +197,8 @@ func (h *hasher) stop() {
 	}
 }
 
-// wait returns the digest of size bytes.
-func (h *hasher) wait(size int64) (string, error) {
+// wait returns the digest.
+func (h *hasher) wait() (string, error) {
 	h.stop()
 	if err := <-h.result; err != nil {
 		return "", fmt.Errorf("cannot hash image: %w", err)
