@@ -53,6 +53,7 @@ test-iso: iso ## the real ISO, judged by xorriso, isoinfo, apt, sqv
 	$(GO) test -tags realiso -run Real -count=1 -timeout 20m ./pkg/build
 
 test-boot: iso iso-bookworm ## boots the ISO to the installer in QEMU, every way
+	$(GO) test -tags qemu -count=1 -timeout 15m ./pkg/vm
 	scripts/test-boot
 
 test-install: iso ## installs a node in QEMU: BIOS and UEFI, no network
