@@ -60,6 +60,7 @@ func newInstaller() *cobra.Command {
 func installerVerb(verb string) string {
 	for _, v := range []struct{ verb, help string }{
 		{"answers", "Find out which host this is and answer the installer's questions"},
+		{"medium", "Find the medium by the signature of the site and mount it"},
 		{"disks", "Choose the disk, partition it and mount it"},
 		{"base", "Verify the medium and lay out the base system"},
 		{"packages", "Install the packages of the host's role"},

@@ -74,7 +74,7 @@ type Host struct {
 	Virtual   bool                  `yaml:"virtual" json:"virtual,omitempty" default:"false" doc:"true: the host is a virtual machine in the cluster. The installer matches no hardware with it unless match is given."`
 	Match     Match                 `yaml:"match" json:"match,omitzero" doc:"How the installer knows the machine. What is given must hold, all of it. Required unless the host is virtual."`
 	Addresses map[string]netip.Addr `yaml:"addresses" json:"addresses,omitempty" pattern:"address" doc:"The host's address in each network, by the network's name. lan is required."`
-	Disk      Disk                  `yaml:"disk" json:"disk,omitzero" doc:"Which disk to install on. Empty: the only disk that is internal, not removable and empty; several of them are an error at installation."`
+	Disk      Disk                  `yaml:"disk" json:"disk,omitzero" doc:"Which disk to install on. Empty: the only internal disk that is not removable. Where there are several, say which: without a rule that is an error at installation. The disk has to be empty unless wipe is true."`
 	Profiles  []string              `yaml:"profiles" json:"profiles,omitempty" doc:"Extra profiles for this host."`
 }
 
