@@ -249,7 +249,7 @@ func TestProbe(t *testing.T) {
 		{"XFS file system", []string{"mkfs.xfs", "-q"}},
 		{"Btrfs file system", []string{"mkfs.btrfs", "-q"}},
 		{"swap space", []string{"mkswap"}},
-		{"LUKS volume", []string{"cryptsetup", "-q", "luksFormat", "--key-file", "/dev/null"}},
+		{"LUKS volume", []string{"cryptsetup", "-q", "luksFormat", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file", "/etc/os-release"}},
 	}
 	for _, test := range tests {
 		t.Run(test.argv[0], func(t *testing.T) {
