@@ -102,7 +102,7 @@ type Limits struct {
 	Boot    time.Duration // power on to the installer's first line; default 8 min
 	Install time.Duration // from there to power off; default 50 min
 	First   time.Duration // power on to the agent's "ready"; default 25 min
-	Check   time.Duration // each assertion; default 5 min
+	Check   time.Duration // each assertion; default 10 min
 }
 
 func (o Options) withDefaults() Options {
@@ -116,7 +116,7 @@ func (o Options) withDefaults() Options {
 	def(&o.Limits.Boot, 8*time.Minute)
 	def(&o.Limits.Install, 50*time.Minute)
 	def(&o.Limits.First, 25*time.Minute)
-	def(&o.Limits.Check, 5*time.Minute)
+	def(&o.Limits.Check, 10*time.Minute)
 	return o
 }
 
