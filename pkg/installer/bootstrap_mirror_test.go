@@ -58,7 +58,7 @@ func bootstrapReal(t *testing.T, codename string) {
 	}
 	defer func() { _ = log.Close() }()
 	o.Log = log
-	disk := loopDisk(t, ctx, o)
+	disk := loopDisk(ctx, t, o)
 	t.Cleanup(func() {
 		if err := unmountAll("/proc", o.Target); err != nil {
 			t.Error(err)
@@ -88,7 +88,7 @@ func bootstrapReal(t *testing.T, codename string) {
 // loopDisk divides a loop device by a recipe without LVM, which needs a kernel
 // with device-mapper, and mounts it on the target. It returns "" where the
 // kernel cannot: then the target is a plain directory and cannot boot.
-func loopDisk(t *testing.T, ctx context.Context, o Options) string {
+func loopDisk(ctx context.Context, t *testing.T, o Options) string {
 	t.Helper()
 	const size = 8 << 30
 	out, err := exec.Command("losetup", "--find", "--show", "--partscan", sparse(t, size)).Output()

@@ -46,7 +46,7 @@ func TestMedium(t *testing.T) {
 		}
 		return nil
 	}
-	o.UnmountMedium = func(point string) error { return os.RemoveAll(point) }
+	o.UnmountMedium = os.RemoveAll
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for range 2 { // once it is mounted nothing is tried again
