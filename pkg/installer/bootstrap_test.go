@@ -19,6 +19,8 @@ import (
 	"github.com/skycover/sci-cd/pkg/deb"
 	"github.com/skycover/sci-cd/pkg/pgp"
 	"github.com/skycover/sci-cd/pkg/tree"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // makeDeb writes a small package; fields are further lines of its control
@@ -387,5 +389,31 @@ func TestCounter(t *testing.T) {
 	}
 	if got := strings.Count(b.String(), "\n"); got != 10 || !strings.HasSuffix(b.String(), "sci-agent: packages 100 % of 25 packages\n") {
 		t.Errorf("%d lines:\n%s", got, b.String())
+	}
+}
+
+// TestUnpackerSharesDirectories: packages are unpacked at the same time, and
+// most of them bring the same directories.
+func TestUnpackerSharesDirectories(t *testing.T) {
+	for range 50 {
+		root, err := os.OpenRoot(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var g errgroup.Group
+		for range 8 {
+			g.Go(func() error {
+				for _, name := range []string{"usr", "usr/share", "usr/share/doc", "usr/share/doc/a"} {
+					h := &tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: 0o755, Uid: os.Getuid(), Gid: os.Getgid()}
+					if err := (unpacker{root: root}).entry(h, nil); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+		if err := errors.Join(g.Wait(), root.Close()); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -71,6 +71,9 @@ func (u unpacker) dir(h *tar.Header) error {
 		if err = u.parents(h.Name); err == nil {
 			err = u.root.Mkdir(h.Name, 0o755)
 		}
+		if errors.Is(err, fs.ErrExist) {
+			err = nil // another package, unpacked at the same time, brought it just now
+		}
 	} else if !info.IsDir() {
 		return errors.New("something else is there already")
 	} else if u.keepDirs {
