@@ -54,6 +54,7 @@ func (c *checker) site() {
 	c.matches("name", s.Name, "name")
 	c.matches("domain", s.Domain, "domain")
 	c.release()
+	c.matches("install", s.Install, "install")
 	for _, m := range []struct{ path, url string }{{"main", s.Mirrors.Main}, {"security", s.Mirrors.Security}, {"updates", s.Mirrors.Updates}} {
 		c.mirror("mirrors."+m.path, m.url)
 	}

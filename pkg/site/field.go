@@ -54,6 +54,8 @@ func formOf(pattern string) form {
 	switch pattern {
 	case "name":
 		return form{`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`, "lower-case letters, digits and hyphens, at most 32 characters"}
+	case "install":
+		return form{`^(packages|image)$`, "packages or image"}
 	case "label":
 		return form{`^` + label + `$`, "a host name without the domain: lower-case letters, digits and hyphens"}
 	case "domain":

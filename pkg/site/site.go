@@ -23,6 +23,7 @@ type Site struct {
 	Keyboard   string             `yaml:"keyboard" json:"keyboard,omitempty" default:"us" doc:"Keyboard layout, as keyboard-configuration names it (us, gb, de, fr(latin9), ru, …)."`
 	Timezone   string             `yaml:"timezone" json:"timezone,omitempty" default:"Etc/UTC" doc:"Time zone, as Debian's package tzdata names it."`
 	Unattended bool               `yaml:"unattended" json:"unattended,omitempty" default:"false" doc:"true: the boot menu counts down 10 seconds and installs. false: it waits for a key."`
+	Install    string             `yaml:"install" json:"install,omitempty" default:"packages" pattern:"install" doc:"packages: the installer installs each package on each machine. image: it unpacks a golden image of the machine's role, which sci-cd capture has made beforehand; the result is the same machine, in a fraction of the time."`
 	Console    []string           `yaml:"console" json:"console,omitempty" default:"tty0" doc:"Kernel consoles, in the syntax of the kernel's console= parameter. The last one becomes /dev/console."`
 	Root       Root               `yaml:"root" json:"root,omitzero" doc:"Who may log in as root. Empty: the account is locked."`
 	Networks   map[string]Network `yaml:"networks" json:"networks,omitempty" need:"yes" hint:"write networks: {lan: {subnet: 192.168.50.0/24}}, with your own addresses" doc:"The site's networks by name. A network's name is also the name of its bridge on the nodes. lan is required, backbone carries storage and cluster traffic."`
@@ -39,6 +40,12 @@ type Site struct {
 	file string
 	pos  positions
 }
+
+// How a site's machines are installed.
+const (
+	FromPackages = "packages"
+	FromImage    = "image"
+)
 
 // Mirrors are base URLs; an empty one is left to the builder.
 type Mirrors struct {
@@ -99,6 +106,7 @@ type Disk struct {
 	Serial  string `yaml:"serial" json:"serial,omitempty" doc:"Serial number of the disk. With it a USB disk may be chosen too."`
 	Model   string `yaml:"model" json:"model,omitempty" doc:"Model of the disk, as in /sys/block/*/device/model."`
 	MinSize Size   `yaml:"minSize" json:"minSize,omitzero" pattern:"size" doc:"Smallest size of the disk: 480GB (powers of 1000, as disks are sold) or 447GiB (powers of 1024)."`
+	Fixed   bool   `yaml:"fixed" json:"fixed,omitempty" default:"false" doc:"true: the disk stays in this machine, so that its initramfs holds this machine's drivers only (MODULES=dep) and boots faster. Without it, the disk boots in any machine."`
 	Wipe    bool   `yaml:"wipe" json:"wipe,omitempty" default:"false" doc:"true: install even on a disk that holds data, and lose it. Without it, only an empty disk is taken."`
 }
 
