@@ -26,6 +26,7 @@
 //	pkg/pgp           signatures, made and verified; Debian's keyring
 //	pkg/cache         files by SHA-256, shared by builds that run at once
 //	pkg/kmod          kernel modules and depmod's indexes
+//	pkg/image         golden images: a class of machines as archives
 //	pkg/run           commands whose errors carry argv and output
 //	pkg/hint          a fact and its advice, kept apart
 //
@@ -35,7 +36,10 @@
 //	pkg/verify        whether it is what was built
 //	pkg/device        onto a USB stick, and read back
 //	pkg/vm            QEMU: disks, serial lines, screenshots
+//	pkg/capture       a class of machines, installed once in QEMU, as a golden image
 //	pkg/installtest   an installation in QEMU, judged from outside
+//	pkg/benchinstall  what an installation costs, beside Debian's own installer
+//	cmd/bench-install makes that one's medium (build.Stock) and prints the ratios
 //
 // On the machine that is installed there is
 //

@@ -27,7 +27,7 @@ type layer struct {
 var layers = []layer{
 	{
 		name:     "formats",
-		packages: []string{"pkg/cache", "pkg/deb", "pkg/hint", "pkg/iso", "pkg/kmod", "pkg/pgp", "pkg/run", "pkg/tree"},
+		packages: []string{"pkg/cache", "pkg/deb", "pkg/hint", "pkg/image", "pkg/iso", "pkg/kmod", "pkg/pgp", "pkg/run", "pkg/tree"},
 		imports:  []string{"formats"},
 		why:      "a format is described by a standard, not by this product: it knows of no site, no step and no machine",
 	},
@@ -72,7 +72,7 @@ var layers = []layer{
 	},
 	{
 		name:     "harness",
-		packages: []string{"pkg/installtest", "pkg/vm"},
+		packages: []string{"pkg/benchinstall", "pkg/capture", "pkg/installtest", "pkg/vm"},
 		imports:  []string{"formats", "harness"},
 		why:      "the harness judges a finished ISO from outside: sharing code with the builder would share its mistakes",
 	},
@@ -87,6 +87,12 @@ var layers = []layer{
 		packages: []string{"cmd/sci-cd"},
 		imports:  []string{"formats", "intent", "steps", "compose", "inspection", "harness", "assets"},
 		why:      "cmd/sci-cd wires the builder and the harness; the agent goes along as a binary, not as a library",
+	},
+	{
+		name:     "benchmark's command",
+		packages: []string{"cmd/bench-install"},
+		imports:  []string{"formats", "intent", "steps", "compose", "inspection", "harness", "assets"},
+		why:      "cmd/bench-install makes a medium to compare with and has it measured; sci-cd cannot make one",
 	},
 	{
 		name:     "agent's command",

@@ -67,6 +67,7 @@ func installerVerb(verb string) string {
 		{"boot", "Make the machine boot from its disk"},
 		{"finish", "Lay out the site's files and the copy of the medium"},
 		{"install", "Everything after answers, in order"},
+		{"capture", "Install a class of machines and leave it as an image"},
 	} {
 		if v.verb == verb {
 			return v.help

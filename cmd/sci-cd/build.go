@@ -66,7 +66,7 @@ func (f *siteFlags) options(ui *ui, p program, args []string) (build.Options, er
 		return build.Options{}, err
 	}
 	o := build.Options{
-		Site: s, Lock: beside(path, "sci.lock"), Key: beside(path, "sci.key"), Cache: store,
+		Site: s, SiteFile: path, Lock: beside(path, "sci.lock"), Key: beside(path, "sci.key"), Images: beside(path, "images"), Cache: store,
 		Mirrors: f.mirrors, Offline: f.offline, Agent: agent, Version: p.version,
 		Preseed: scicd.Preseed(), Profiles: scicd.Profiles(), Overlay: scicd.Overlay(),
 		Progress: ui, Step: ui.step, Note: ui.note, Now: time.Now(),

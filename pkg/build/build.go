@@ -25,6 +25,10 @@ type Options struct {
 	// Lock and Key are the paths of the lock file and of the site's private
 	// key. Both are made where they are missing.
 	Lock, Key string
+	// SiteFile is the path of the site file, for advice.
+	SiteFile string
+	// Images is the directory of the site's golden images.
+	Images string
 	// Output is the path of the ISO.
 	Output string
 	Cache  *cache.Cache
@@ -79,7 +83,7 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, newKey, err := pgp.LoadOrCreate(o.Key, "SCI-CD site "+o.Site.Name, "", "root@"+o.Site.Domain, l.Time())
+	key, newKey, err := siteKey(o, l)
 	if err != nil {
 		return nil, err
 	}
@@ -100,6 +104,9 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 	}
 	roles, err := roleFiles(o, classes, when) // what the agent reads from the medium
 	if err != nil {
+		return nil, err
+	}
+	if err := goldenImages(ctx, o, roles, l, classes, key); err != nil { // sci-cd capture's, where the site wants them
 		return nil, err
 	}
 	drivers, err := firmware(o, l, files)
@@ -123,6 +130,11 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 		Output: o.Output, Size: written.Size, SHA256: written.SHA256, Payload: written.Payload,
 		Packages: len(l.Packages), NewLock: isNew, NewKey: newKey, Fingerprint: key.Fingerprint(),
 	}, nil
+}
+
+// siteKey is the key that signs the medium, made where there is none.
+func siteKey(o Options, l *lock.Lock) (key *pgp.Key, isNew bool, err error) {
+	return pgp.LoadOrCreate(o.Key, "SCI-CD site "+o.Site.Name, "", "root@"+o.Site.Domain, l.Time())
 }
 
 func (o Options) step(name string) {

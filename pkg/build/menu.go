@@ -90,6 +90,10 @@ func hooks() []hook {
 		{"lib/debian-installer-startup.d/S31sci", 0o755, `#!/bin/sh
 # Made by sci-cd (pkg/build): find the host, answer the installer's questions.
 grep -qw rescue/enable=true /proc/cmdline && exit 0
+if grep -q sci.capture= /proc/cmdline; then # in the virtual machine of sci-cd capture
+	/usr/bin/sci-agent installer capture </dev/null >>/var/log/sci-agent.log 2>&1 || tail -n 100 /var/log/sci-agent.log >/dev/console
+	exec poweroff -f
+fi
 export DEBIAN_FRONTEND=none
 . /usr/share/debconf/confmodule
 exec /usr/bin/sci-agent installer answers 2>>/var/log/sci-agent.log

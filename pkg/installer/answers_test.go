@@ -201,7 +201,7 @@ sci-agent: failed: this machine is no host of the site
 
 func TestRunUnknownVerb(t *testing.T) {
 	err := Run(context.Background(), "dance", Options{})
-	want := `unknown verb "dance": want one of answers, base, boot, disks, finish, install, medium, packages`
+	want := `unknown verb "dance": want one of answers, base, boot, capture, disks, finish, install, medium, packages`
 	if err == nil || err.Error() != want {
 		t.Errorf("Run = %v; want %s", err, want)
 	}

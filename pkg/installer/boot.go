@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"sort"
+	"strconv"
 	"strings"
 
 	"github.com/skycover/sci-cd/pkg/site"
@@ -15,6 +16,9 @@ import (
 
 // grubFile is read after the overlay's own drop-ins.
 const grubFile = "/etc/default/grub.d/60-sci-console.cfg"
+
+// modulesFile is read by mkinitramfs after the overlay's own drop-ins.
+const modulesFile = "/etc/initramfs-tools/conf.d/60-sci-modules"
 
 // Boot is the verb boot: the role's overlay, because the initramfs and GRUB's
 // menu are made from files that it holds; the one initramfs; and GRUB where the
@@ -34,9 +38,19 @@ func Boot(ctx context.Context, o Options) error {
 		return err
 	}
 	uefi := exists(o.Sys, "firmware/efi")
+	g, err := goldenImage(o, s, h)
+	if err != nil {
+		return err
+	}
 	return within(ctx, o, func(c *chroot) error {
-		if err := c.initramfs(ctx); err != nil {
+		stale, err := c.driverChoice(ctx, h)
+		if err != nil {
 			return err
+		}
+		if g == nil || stale { // else it is in the image
+			if err := c.initramfs(ctx); err != nil {
+				return err
+			}
 		}
 		if err := c.write(grubFile, grubDefaults(s), 0o644); err != nil {
 			return err
@@ -51,6 +65,24 @@ func Boot(ctx context.Context, o Options) error {
 	})
 }
 
+// driverChoice writes what the initramfs of this machine is to hold, and says
+// whether one that was made elsewhere will not do.
+func (c *chroot) driverChoice(ctx context.Context, h *site.Host) (stale bool, err error) {
+	if h.Disk.Fixed {
+		err := c.write(modulesFile, "# Written by the installer of SCI-CD (sci-agent): the site file says disk.fixed.\nMODULES=dep\n", 0o644)
+		return true, err
+	}
+	// The arrays' names are in the initramfs; mdadm's own script lists them.
+	const mkconf = "usr/share/mdadm/mkconf"
+	if _, err := os.Stat(filepath.Join(c.o.Target, mkconf)); err != nil {
+		return false, nil
+	}
+	if _, err := c.run(ctx, nil, "/"+mkconf, "force-generate", "/etc/mdadm/mdadm.conf"); err != nil {
+		return false, fmt.Errorf("cannot list the RAID arrays: %w", err)
+	}
+	return true, nil
+}
+
 // initramfs builds the initramfs of every kernel that was installed.
 func (c *chroot) initramfs(ctx context.Context) error {
 	images, err := filepath.Glob(filepath.Join(c.o.Target, "boot/vmlinuz-*"))
@@ -63,7 +95,11 @@ func (c *chroot) initramfs(ctx context.Context) error {
 	sort.Strings(images)
 	for _, image := range images {
 		version := strings.TrimPrefix(filepath.Base(image), "vmlinuz-")
-		if _, err := c.run(ctx, nil, "update-initramfs", "-c", "-k", version); err != nil {
+		do := "-c"
+		if _, err := os.Stat(filepath.Join(c.o.Target, "boot/initrd.img-"+version)); err == nil {
+			do = "-u"
+		}
+		if _, err := c.run(ctx, nil, "update-initramfs", do, "-k", version); err != nil {
 			return fmt.Errorf("cannot build the initramfs of kernel %s: %w", version, err)
 		}
 	}
@@ -110,9 +146,9 @@ func bootSelections(uefi bool, disk string) string {
 		list = []Answer{{"grub-efi-amd64", "grub2/force_efi_extra_removable", "boolean", "true"},
 			{"grub-efi-amd64", "grub2/update_nvram", "boolean", "true"},
 			{"grub-efi-amd64", "grub2/enable_os_prober", "boolean", "false"}}
-	} else if disk != "" {
+	} else {
 		list = append(list, Answer{"grub-pc", "grub-pc/install_devices", "multiselect", disk},
-			Answer{"grub-pc", "grub-pc/install_devices_empty", "boolean", "false"})
+			Answer{"grub-pc", "grub-pc/install_devices_empty", "boolean", strconv.FormatBool(disk == "")})
 	}
 	var b strings.Builder
 	for _, a := range list {

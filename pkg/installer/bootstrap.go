@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -43,6 +44,19 @@ func Base(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	g, err := goldenImage(o, s, h)
+	if err != nil {
+		return err
+	}
+	if g != nil {
+		if err := advanceClock(o, g.manifest.Time); err != nil {
+			return err
+		}
+		if err := unpackImage(ctx, o, g); err != nil {
+			return err
+		}
+		return within(ctx, o, func(c *chroot) error { return c.personal(ctx, s, h) })
+	}
 	keys, err := siteKeys(o)
 	if err != nil {
 		return err
@@ -51,11 +65,8 @@ func Base(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	if o.Now().Before(repo.date) {
-		say(o.Console, "the clock is behind the medium's date, set to %s", repo.date.UTC().Format("2006-01-02 15:04:05 UTC"))
-		if err := o.SetClock(repo.date); err != nil {
-			return fmt.Errorf("cannot set the clock: %w", err)
-		}
+	if err := advanceClock(o, repo.date); err != nil {
+		return err
 	}
 	essential, all, err := repo.bootstrapSet()
 	if err != nil {
@@ -65,6 +76,18 @@ func Base(ctx context.Context, o Options) error {
 		return err
 	}
 	return within(ctx, o, func(c *chroot) error { return c.bootstrap(ctx, s, h, all) })
+}
+
+// advanceClock sets a clock that is behind the medium's own date to it.
+func advanceClock(o Options, date time.Time) error {
+	if !o.Now().Before(date) {
+		return nil
+	}
+	say(o.Console, "the clock is behind the medium's date, set to %s", date.UTC().Format("2006-01-02 15:04:05 UTC"))
+	if err := o.SetClock(date); err != nil {
+		return fmt.Errorf("cannot set the clock: %w", err)
+	}
+	return nil
 }
 
 // siteKeys reads the site's public key.
@@ -170,28 +193,20 @@ func unneeded(name string) bool {
 
 // bootstrap runs dpkg inside the target over the packages that apt needs.
 func (c *chroot) bootstrap(ctx context.Context, s *site.Site, h *site.Host, all []*deb.Package) error {
+	if err := c.hostFiles(s, h); err != nil {
+		return err
+	}
 	key, err := readBounded(c.o.Key, 1<<20)
 	if err != nil {
 		return err
 	}
-	files := []struct {
-		name, content string
-		mode          os.FileMode
-	}{
-		// Debian policy 9.11: no service starts in a system that does not run.
-		{policyFile, "#!/bin/sh\n# No service starts while the system is being installed.\nexit 101\n", 0o755},
-		// Power lost now means starting over anyway; removed by the verb finish.
-		{unsafeIO, "force-unsafe-io\n", 0o644},
-		{"/etc/hostname", s.FQDN(h.Name) + "\n", 0o644},
-		{"/etc/hosts", fmt.Sprintf("127.0.0.1 localhost\n127.0.1.1 %s %s\n::1 localhost ip6-localhost ip6-loopback\n", s.FQDN(h.Name), h.Name), 0o644},
+	err = c.writeAll([]textFile{
 		{"/etc/timezone", s.Timezone + "\n", 0o644},
 		{siteKeyFile, string(key), 0o644},
 		{sourcesFile, sources(s), 0o644},
-	}
-	for _, f := range files {
-		if err := c.write(f.name, f.content, f.mode); err != nil {
-			return err
-		}
+	})
+	if err != nil {
+		return err
 	}
 	if err := c.localtime(s.Timezone); err != nil {
 		return err
@@ -206,6 +221,43 @@ func (c *chroot) bootstrap(ctx context.Context, s *site.Site, h *site.Host, all 
 	count := &counter{console: c.o.Console, what: "base", total: len(all)}
 	if err := c.logged(ctx, count, argv...); err != nil {
 		return fmt.Errorf("cannot install the base system: %w", err)
+	}
+	return nil
+}
+
+// hostFiles writes what the machine is called, and what is there during the
+// installation only.
+func (c *chroot) hostFiles(s *site.Site, h *site.Host) error {
+	if err := c.transientFiles(); err != nil {
+		return err
+	}
+	return c.writeAll([]textFile{
+		{"/etc/hostname", s.FQDN(h.Name) + "\n", 0o644},
+		{"/etc/hosts", fmt.Sprintf("127.0.0.1 localhost\n127.0.1.1 %s %s\n::1 localhost ip6-localhost ip6-loopback\n", s.FQDN(h.Name), h.Name), 0o644},
+	})
+}
+
+// transientFiles writes the files that the verb finish removes.
+func (c *chroot) transientFiles() error {
+	return c.writeAll([]textFile{
+		// Debian policy 9.11: no service starts in a system that does not run.
+		{policyFile, "#!/bin/sh\n# No service starts while the system is being installed.\nexit 101\n", 0o755},
+		// Power lost now means starting over anyway.
+		{unsafeIO, "force-unsafe-io\n", 0o644},
+	})
+}
+
+// textFile is a file to be written into the target.
+type textFile struct {
+	name, content string
+	mode          os.FileMode
+}
+
+func (c *chroot) writeAll(files []textFile) error {
+	for _, f := range files {
+		if err := c.write(f.name, f.content, f.mode); err != nil {
+			return err
+		}
 	}
 	return nil
 }

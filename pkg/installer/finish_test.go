@@ -16,7 +16,7 @@ import (
 
 // image is the beginning of an ISO 9660 image of n sectors, and more behind it,
 // as a USB stick has.
-func image(n, more int) []byte {
+func isoImage(n, more int) []byte {
 	data := make([]byte, (n+more)*2048)
 	d := data[16*2048:]
 	d[0] = 1
@@ -31,7 +31,7 @@ func TestCopyMedium(t *testing.T) {
 	o := installerFiles(t, dir, testSite(t), testKey(t)).withDefaults()
 	o.Proc = filepath.Join(dir, "proc")
 	stick := filepath.Join(dir, "dev/a stick")
-	write(t, stick, string(image(100, 50)), 0o600)
+	write(t, stick, string(isoImage(100, 50)), 0o600)
 	write(t, filepath.Join(o.Target, "etc/fstab"), "# fstab\n", 0o644)
 	write(t, filepath.Join(o.Proc, "mounts"), "proc /proc proc rw 0 0\n"+strings.ReplaceAll(stick, " ", `\040`)+" "+o.Medium+" iso9660 ro 0 0\n", 0o644)
 	for range 2 { // a repeated verb adds no second line to the fstab
@@ -40,7 +40,7 @@ func TestCopyMedium(t *testing.T) {
 		}
 	}
 	got, err := os.ReadFile(filepath.Join(o.Target, "srv/sci/media.iso"))
-	if err != nil || !bytes.Equal(got, image(100, 0)) {
+	if err != nil || !bytes.Equal(got, isoImage(100, 0)) {
 		t.Errorf("copy has %d bytes, %v; want %d", len(got), err, 100*2048)
 	}
 	fstab, err := os.ReadFile(filepath.Join(o.Target, "etc/fstab"))
@@ -49,7 +49,7 @@ func TestCopyMedium(t *testing.T) {
 		t.Errorf("fstab %v (-want +got):\n%s", err, diff)
 	}
 	// Cut short: the reader's error, and no half copy.
-	write(t, stick, string(image(100, 0)[:90*2048]), 0o600)
+	write(t, stick, string(isoImage(100, 0)[:90*2048]), 0o600)
 	if err := os.Remove(filepath.Join(o.Target, "srv/sci/media.iso")); err != nil {
 		t.Fatal(err)
 	}
@@ -63,8 +63,8 @@ func TestCopyMedium(t *testing.T) {
 
 func TestIsoSizeErrors(t *testing.T) {
 	for summary, data := range map[string][]byte{
-		"empty": nil, "no image": make([]byte, 64<<10), "no size": image(100, 0)[:17*2048-1],
-		"zero sectors": func() []byte { d := image(100, 0); clear(d[16*2048+80:][:4]); return d }(),
+		"empty": nil, "no image": make([]byte, 64<<10), "no size": isoImage(100, 0)[:17*2048-1],
+		"zero sectors": func() []byte { d := isoImage(100, 0); clear(d[16*2048+80:][:4]); return d }(),
 	} {
 		if n, err := isoSize(bytes.NewReader(data)); err == nil {
 			t.Errorf("%s: isoSize = %d; want an error", summary, n)

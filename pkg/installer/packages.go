@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/skycover/sci-cd/pkg/site"
@@ -20,9 +21,22 @@ import (
 func Packages(ctx context.Context, o Options) error {
 	o = o.withDefaults()
 	say(o.Console, "phase packages")
-	_, h, err := currentHost(o)
+	s, h, err := currentHost(o)
 	if err != nil {
 		return err
+	}
+	uefi := exists(o.Sys, "firmware/efi")
+	disk, err := recall(o, "disk")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	boot := bootSelections(uefi, stableName(o.Dev, disk))
+	g, err := goldenImage(o, s, h)
+	if err != nil {
+		return err
+	}
+	if g != nil { // they are there already
+		return within(ctx, o, func(c *chroot) error { return c.answer(ctx, boot) })
 	}
 	list := filepath.Join(roleDir(o, h), "packages")
 	data, err := readBounded(list, 4<<20)
@@ -33,26 +47,22 @@ func Packages(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	uefi := exists(o.Sys, "firmware/efi")
-	names = bootPackages(names, uefi)
 	answers, err := packageAnswers(o, h)
 	if err != nil {
 		return err
 	}
-	disk, err := recall(o, "disk")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	if capturing(o) {
+		names = withoutBoot(names)
+	} else {
+		names, answers = bootPackages(names, uefi), answers+boot
 	}
-	answers += bootSelections(uefi, stableName(o.Dev, disk))
 	return within(ctx, o, func(c *chroot) error { return c.install(ctx, answers, names) })
 }
 
 // install brings the answers and the packages.
 func (c *chroot) install(ctx context.Context, answers string, names []string) error {
-	if answers != "" {
-		if _, err := c.run(ctx, strings.NewReader(answers), "debconf-set-selections"); err != nil {
-			return fmt.Errorf("cannot answer the packages' questions: %w", err)
-		}
+	if err := c.answer(ctx, answers); err != nil {
+		return err
 	}
 	if err := c.resume(ctx); err != nil {
 		return err
@@ -63,6 +73,17 @@ func (c *chroot) install(ctx context.Context, answers string, names []string) er
 	count := &counter{console: c.o.Console, what: "packages"}
 	if err := c.logged(ctx, count, append(append(apt(), "install"), names...)...); err != nil {
 		return fmt.Errorf("cannot install the role's packages: %w", err)
+	}
+	return nil
+}
+
+// answer sets answers to packages' questions.
+func (c *chroot) answer(ctx context.Context, answers string) error {
+	if answers == "" {
+		return nil
+	}
+	if _, err := c.run(ctx, strings.NewReader(answers), "debconf-set-selections"); err != nil {
+		return fmt.Errorf("cannot answer the packages' questions: %w", err)
 	}
 	return nil
 }
@@ -120,19 +141,17 @@ func parsePackages(name string, data []byte) ([]string, error) {
 // grub-pc and grub-efi-amd64 conflict, and the signed one is protected against
 // removal where it does not belong.
 func bootPackages(names []string, uefi bool) []string {
-	bios, efi := []string{"grub-pc"}, []string{"grub-efi-amd64", "grub-efi-amd64-signed", "shim-signed"}
-	want, drop := bios, efi
+	want := biosPackages
 	if uefi {
-		want, drop = efi, bios
+		want = uefiPackages
 	}
 	var list []string
 	have := make(map[string]bool)
 	for _, n := range names {
-		base, _, _ := strings.Cut(n, "=")
-		base, _, _ = strings.Cut(base, ":")
-		if !contains(drop, base) {
+		base := packageName(n)
+		have[base] = true
+		if slices.Contains(want, base) || !isBoot(base) {
 			list = append(list, n)
-			have[base] = true
 		}
 	}
 	for _, n := range want {
@@ -143,13 +162,25 @@ func bootPackages(names []string, uefi bool) []string {
 	return list
 }
 
-func contains(list []string, s string) bool {
-	for _, e := range list {
-		if e == s {
-			return true
-		}
-	}
-	return false
+var (
+	biosPackages = []string{"grub-pc"}
+	uefiPackages = []string{"grub-efi-amd64", "grub-efi-amd64-signed", "shim-signed"}
+)
+
+func isBoot(name string) bool {
+	return slices.Contains(biosPackages, name) || slices.Contains(uefiPackages, name)
+}
+
+// withoutBoot drops the boot loaders.
+func withoutBoot(names []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return isBoot(packageName(n)) })
+}
+
+// packageName is the name in NAME[:ARCH][=VERSION].
+func packageName(spec string) string {
+	name, _, _ := strings.Cut(spec, "=")
+	name, _, _ = strings.Cut(name, ":")
+	return name
 }
 
 // packageAnswers are the lines of the role's preseed file that do not belong

@@ -27,7 +27,7 @@ const unfinishedName = "sci-unfinished"
 func Disks(ctx context.Context, o Options) error {
 	o = o.withDefaults()
 	say(o.Console, "phase disks")
-	_, h, err := currentHost(o)
+	s, h, err := currentHost(o)
 	if err != nil {
 		return err
 	}
@@ -55,6 +55,9 @@ func Disks(ctx context.Context, o Options) error {
 	}
 	layout, err := recipe.Plan(d)
 	if err != nil {
+		return err
+	}
+	if err := checkImage(ctx, o, s, h); err != nil {
 		return err
 	}
 	say(o.Console, "disk %s", d)

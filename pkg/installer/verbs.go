@@ -142,6 +142,7 @@ func verbs() map[string]func(context.Context, Options) error {
 		"boot":     Boot,
 		"finish":   Finish,
 		"install":  Install,
+		"capture":  Capture,
 	}
 }
 
@@ -217,6 +218,9 @@ func currentHost(o Options) (*site.Site, *site.Host, error) {
 	h, ok := s.Host(name)
 	if !ok {
 		return nil, nil, fmt.Errorf("host %q is not in the site file", name)
+	}
+	if capturing(o) {
+		h = captureHost(h)
 	}
 	return s, h, nil
 }
