@@ -272,7 +272,7 @@ func (u *unpacker) fifo(base string, h *tar.Header) error {
 	if err = errors.Join(err, d.Close()); err != nil {
 		return err
 	}
-	return errors.Join(u.here.Lchown(base, h.Uid, h.Gid), u.here.Chmod(base, fileMode(h.Mode)))
+	return errors.Join(u.here.Lchown(base, h.Uid, h.Gid), u.here.Chmod(base, fileMode(h.Mode)), u.here.Chtimes(base, h.ModTime, h.ModTime))
 }
 
 // attributesOf sets owner, mode and extended attributes, in this order: chown
