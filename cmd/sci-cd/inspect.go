@@ -65,7 +65,11 @@ func describe(s *inspect.Summary, list bool) string {
 	b.WriteString("roles\n")
 	for _, r := range m.Roles {
 		n, bytes := uses(m.Packages, r.Name)
-		_, _ = fmt.Fprintf(w, "  %s\t%s\t%d asked for, %d packages, %s\n", r.Name, strings.Join(r.Profiles, " + "), len(r.Packages), n, size(bytes))
+		from := ""
+		if r.Image != "" {
+			from = ", installed from a golden image"
+		}
+		_, _ = fmt.Fprintf(w, "  %s\t%s\t%d asked for, %d packages, %s%s\n", r.Name, strings.Join(r.Profiles, " + "), len(r.Packages), n, size(bytes), from)
 	}
 	_ = w.Flush()
 	if list {

@@ -106,7 +106,8 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := goldenImages(ctx, o, roles, l, classes, key); err != nil { // sci-cd capture's, where the site wants them
+	images, err := goldenImages(ctx, o, roles, l, classes, key) // sci-cd capture's, where the site wants them
+	if err != nil {
 		return nil, err
 	}
 	drivers, err := firmware(o, l, files)
@@ -114,7 +115,7 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 		return nil, err
 	}
 	t, image, err := media.Tree(media.Options{
-		Manifest: manifest(o, l, classes, agent, key, boot, when), Repository: repository,
+		Manifest: manifest(o, l, classes, images, agent, key, boot, when), Repository: repository,
 		Kernel: boot.kernel, Initrd: boot.initrd, Loaders: boot.loaders, Roles: roles, Firmware: drivers, Key: key, Time: when,
 	})
 	if err != nil {

@@ -129,10 +129,11 @@ func imageInputs(o Options, l *lock.Lock, c *profile.Selection, key *pgp.Key) (s
 }
 
 // goldenImages adds the images to what stands below sci/ on the medium, where
-// the site is installed from images.
-func goldenImages(ctx context.Context, o Options, t *tree.Tree, l *lock.Lock, classes []*profile.Selection, key *pgp.Key) error {
+// the site is installed from images, and returns them by class.
+func goldenImages(ctx context.Context, o Options, t *tree.Tree, l *lock.Lock, classes []*profile.Selection, key *pgp.Key) (map[string]*image.Manifest, error) {
+	images := make(map[string]*image.Manifest)
 	if o.Site.Install != site.FromImage {
-		return nil
+		return images, nil
 	}
 	for _, c := range classes {
 		if !slices.Contains(installed(o.Site), c.Role) {
@@ -140,17 +141,18 @@ func goldenImages(ctx context.Context, o Options, t *tree.Tree, l *lock.Lock, cl
 		}
 		img, err := findImage(o, l, c, key)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if !img.Current {
-			return hint.New(fmt.Errorf("the site is installed from images, and there is no current one of %s in %s", c.Role, o.Images),
+			return nil, hint.New(fmt.Errorf("the site is installed from images, and there is no current one of %s in %s", c.Role, o.Images),
 				"run: sci-cd capture "+strings.TrimSpace(o.SiteFile)+" --role "+c.Role)
 		}
 		if err := addImage(ctx, t, img); err != nil {
-			return err
+			return nil, err
 		}
+		images[c.Role] = &img.Manifest
 	}
-	return nil
+	return images, nil
 }
 
 func addImage(ctx context.Context, t *tree.Tree, img *Image) error {

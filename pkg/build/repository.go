@@ -13,6 +13,7 @@ import (
 
 	"github.com/skycover/sci-cd/pkg/agentdeb"
 	"github.com/skycover/sci-cd/pkg/deb"
+	"github.com/skycover/sci-cd/pkg/image"
 	"github.com/skycover/sci-cd/pkg/lock"
 	"github.com/skycover/sci-cd/pkg/media"
 	"github.com/skycover/sci-cd/pkg/pgp"
@@ -150,7 +151,7 @@ func packTar(t *tree.Tree, when time.Time) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-func manifest(o Options, l *lock.Lock, classes []*profile.Selection, agent repo.Package, key *pgp.Key, b *boot, when time.Time) media.Manifest {
+func manifest(o Options, l *lock.Lock, classes []*profile.Selection, images map[string]*image.Manifest, agent repo.Package, key *pgp.Key, b *boot, when time.Time) media.Manifest {
 	m := media.Manifest{
 		Format: 1, Builder: "sci-cd " + o.Version, Site: o.Site.Name, Domain: o.Site.Domain,
 		Codename: l.Codename, Version: l.Releases[0].Version, Arch: arch, Kernel: b.abi,
@@ -176,7 +177,11 @@ func manifest(o Options, l *lock.Lock, classes []*profile.Selection, agent repo.
 		m.Hosts = append(m.Hosts, line)
 	}
 	for _, c := range classes {
-		m.Roles = append(m.Roles, media.RoleLine{Name: c.Role, Profiles: c.Profiles, Packages: c.Packages})
+		line := media.RoleLine{Name: c.Role, Profiles: c.Profiles, Packages: c.Packages}
+		if img := images[c.Role]; img != nil {
+			line.Image = img.Inputs
+		}
+		m.Roles = append(m.Roles, line)
 	}
 	for _, p := range l.Packages {
 		if inPool(p) {

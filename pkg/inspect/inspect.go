@@ -83,7 +83,7 @@ func boots(r io.ReaderAt, img *iso.Image) ([]Boot, error) {
 
 // parts sums up the files of the medium, largest concerns first.
 func parts(medium fs.FS) ([]Part, error) {
-	list := []Part{{Name: "packages"}, {Name: "installer"}, {Name: "boot loaders"}, {Name: "site"}, {Name: "indexes"}}
+	list := []Part{{Name: "packages"}, {Name: "installer"}, {Name: "boot loaders"}, {Name: "site"}, {Name: "indexes"}, {Name: "golden images"}}
 	err := fs.WalkDir(medium, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
@@ -100,6 +100,9 @@ func parts(medium fs.FS) ([]Part, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read image: %w", err)
 	}
+	if images := len(list) - 1; list[images].Files == 0 {
+		list = list[:images] // a site that is installed from packages
+	}
 	return list, nil
 }
 
@@ -114,6 +117,9 @@ func part(name string) int {
 	case "EFI", "boot", "isolinux":
 		return 2
 	case "sci":
+		if strings.HasSuffix(name, ".tar.zst") {
+			return 5
+		}
 		return 3
 	}
 	return 4

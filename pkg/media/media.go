@@ -136,6 +136,9 @@ type RoleLine struct {
 	Name     string   `json:"name"`
 	Profiles []string `json:"profiles"`
 	Packages []string `json:"packages"`
+	// Image is the digest of what the role's golden image was made from; empty
+	// where the role is installed from packages.
+	Image string `json:"imageInputs,omitempty"`
 }
 
 // Package is a package in the pool.
