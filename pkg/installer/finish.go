@@ -61,6 +61,7 @@ func Finish(ctx context.Context, o Options) error {
 	if err := endOfInstallation(o); err != nil {
 		return err
 	}
+	sayMemory(o)
 	if o.PowerOff {
 		say(o.Console, "installed, powering off")
 	} else {

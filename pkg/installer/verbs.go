@@ -154,7 +154,9 @@ func Run(ctx context.Context, verb string, o Options) error {
 		return fmt.Errorf("unknown verb %q: want one of %s", verb, strings.Join(Verbs(), ", "))
 	}
 	o = o.withDefaults()
+	stop := watchMemory(o)
 	err := f(ctx, o)
+	stop()
 	if err != nil {
 		report(o.Console, err)
 	}
