@@ -55,6 +55,9 @@ func Boot(ctx context.Context, o Options) error {
 		if err := c.write(grubFile, grubDefaults(s), 0o644); err != nil {
 			return err
 		}
+		if err := c.answer(ctx, bootSelections(uefi, stableName(o.Dev, disk))); err != nil {
+			return err
+		}
 		if err := c.grub(ctx, disk, uefi); err != nil {
 			return err
 		}

@@ -3,9 +3,7 @@ package installer
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -25,18 +23,9 @@ func Packages(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	uefi := exists(o.Sys, "firmware/efi")
-	disk, err := recall(o, "disk")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	boot := bootSelections(uefi, stableName(o.Dev, disk))
 	g, err := goldenImage(o, s, h)
-	if err != nil {
+	if g != nil || err != nil { // they are there already
 		return err
-	}
-	if g != nil { // they are there already
-		return within(ctx, o, func(c *chroot) error { return c.answer(ctx, boot) })
 	}
 	list := filepath.Join(roleDir(o, h), "packages")
 	data, err := readBounded(list, 4<<20)
@@ -54,7 +43,9 @@ func Packages(ctx context.Context, o Options) error {
 	if capturing(o) {
 		names = withoutBoot(names)
 	} else {
-		names, answers = bootPackages(names, uefi), answers+boot
+		uefi := exists(o.Sys, "firmware/efi")
+		// GRUB's own script would install it on the disk; the verb boot does.
+		names, answers = bootPackages(names, uefi), answers+bootSelections(uefi, "")
 	}
 	return within(ctx, o, func(c *chroot) error { return c.install(ctx, answers, names) })
 }
