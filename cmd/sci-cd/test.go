@@ -30,7 +30,14 @@ func newTest(ui *ui) *cobra.Command {
 medium, wait until the agent says that the machine is ready, and look into it.
 The report is a page (report.html, with timeline, screenshots and logs) and
 junit.xml. Without KVM, QEMU emulates: an installation takes some half an hour
-(` + vm.AccelVariable + `=kvm or tcg decides by force).`,
+(` + vm.AccelVariable + `=kvm or tcg decides by force).
+
+What the system consists of is kept in ` + installtest.FactsFile + `. With --like, the
+system must be the same as the one of another report, but for what two
+installations cannot share: the page lists what was accepted and why.
+
+--cut, --flip and --refused try what goes wrong: a power cut, a bit that flipped
+on the medium, an installer that must say no with nothing written to the disk.`,
 		Args:              arguments(1, 1),
 		ValidArgsFunction: files("iso"),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -40,6 +47,12 @@ junit.xml. Without KVM, QEMU emulates: an installation takes some half an hour
 			}
 			if o.Medium, err = installtest.ParseMedium(medium); err != nil {
 				return usageError{err}
+			}
+			if o.Refused != "" && (bootOnly || o.Cut != "" || o.Like != "") {
+				return usageError{errors.New("--refused goes with neither --boot-only nor --cut nor --like")}
+			}
+			if bootOnly && (o.Cut != "" || o.Like != "") {
+				return usageError{errors.New("--boot-only goes with neither --cut nor --like")}
 			}
 			if bootOnly {
 				o.Stage = installtest.Boot
@@ -56,8 +69,13 @@ junit.xml. Without KVM, QEMU emulates: an installation takes some half an hour
 	flags.StringVar(&medium, "medium", string(installtest.CD), "cd or usb")
 	flags.StringVar(&host, "host", "", "`NAME` of the host to be (default: the site's first that is no virtual one)")
 	flags.IntVar(&o.Memory, "memory", 1536, "of the machine, in `MiB`")
+	flags.IntVar(&o.InstallMemory, "install-memory", 0, "of the machine while it is installed, in `MiB` (default: as --memory)")
 	flags.StringVar(&o.ReportDir, "report", filepath.Join(exampleDir, "report"), "`DIR`ectory of the report")
 	flags.BoolVar(&bootOnly, "boot-only", false, "boot to the installer's first line, install nothing")
+	flags.StringVar(&o.Like, "like", "", "`DIR`ectory of the report of a system that this one must equal")
+	flags.StringVar(&o.Cut, "cut", "", "cut the power once, behind the agent's first line that starts with `TEXT`, as in \"base 40 %\"")
+	flags.StringVar(&o.Flip, "flip", "", "flip one bit of this `FILE` of the ISO, in a copy; a pattern may fit one file")
+	flags.StringVar(&o.Refused, "refused", "", "expect the installer to fail with `TEXT` in its message and to leave the disk untouched")
 	return c
 }
 
@@ -140,9 +158,13 @@ func printTest(ui *ui, report *installtest.Report, dir string) error {
 		text += "failed: " + c.Name + "\n"
 	}
 	text += report.Summary() + "\n  " + page + "\n"
+	cpu := make(map[string]float64)
+	for _, m := range report.CPU {
+		cpu[m.Name] = m.CPU.Seconds()
+	}
 	result := map[string]any{
 		"report": page, "junit": filepath.Join(dir, "junit.xml"), "checks": len(report.Checks),
-		"failed": failed, "seconds": int(report.Duration.Seconds()),
+		"failed": failed, "seconds": int(report.Duration.Seconds()), "cpuSeconds": cpu, "peakMiB": report.PeakMemory,
 	}
 	if err := ui.result(result, "%s", text); err != nil || len(failed) == 0 {
 		return err

@@ -22,8 +22,9 @@ type assertion struct {
 	name, want string
 	script     string
 	// judge returns what is wrong, or nothing. The status is 0 unless failOK.
-	judge  func(out string) string
-	failOK bool
+	judge   func(out string) string
+	failOK  bool
+	changes bool // the system: the facts are collected before
 }
 
 // assertions are asked in this order: those that change the system come last.
@@ -36,7 +37,7 @@ func assertions(o Options) []assertion {
 		{name: "the agent's state", want: `"state": "ready"`, script: "sci-agent status --json", judge: agentReady, failOK: true},
 		{name: "packages of the role", want: fmt.Sprintf("%d packages installed, none half installed", len(h.Packages)), script: `dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n'`, judge: installed(h.Packages)},
 		{name: "dpkg --audit", want: "no output", script: "dpkg --audit", judge: empty},
-		{name: "dpkg --verify", want: "no changed file but configuration", script: "dpkg --verify || true", judge: verified},
+		{name: "dpkg --verify", want: "no changed file but configuration", script: "dpkg --verify >/run/sci-test.verify || true; cat /run/sci-test.verify", judge: verified},
 		{name: "volume group", want: "xenvg with free space", script: "vgs --reportformat json --units m --nosuffix -o vg_name,vg_size,vg_free", judge: volumeGroup},
 		{name: "logical volumes", want: "root on /, swap in use", script: "lvs --noheadings -o lv_name xenvg; findmnt -no SOURCE /; swapon --show=NAME --noheadings --raw | xargs -r readlink -f; readlink -f /dev/xenvg/swap", judge: logicalVolumes},
 		{name: "partitions", want: "EFI system partition (FAT, /boot/efi), BIOS boot, /boot", script: "lsblk -J -o NAME,TYPE,PARTTYPE,FSTYPE,MOUNTPOINT", judge: partitions},
@@ -55,15 +56,21 @@ func assertions(o Options) []assertion {
 		list = append(list, assertion{name: "Secure Boot", want: "the kernel says that it is enabled", script: "journalctl -k -b --no-pager -o cat | grep -i 'secure boot'", judge: contains("Secure boot enabled")})
 	}
 	return append(list,
-		assertion{name: "apt-get update without a network", want: "status 0, no signature refused", script: "apt-get update 2>&1", judge: aptUpdated},
-		assertion{name: "apt-get install from the medium", want: "a package that was not installed, now installed and unchanged", script: aptInstall(h.Extra), judge: contains("\nok: ")},
+		assertion{name: "apt-get update without a network", want: "status 0, no signature refused", script: "apt-get update 2>&1", judge: aptUpdated, changes: true},
+		assertion{name: "apt-get install from the medium", want: "a package that was not installed, now installed and unchanged", script: aptInstall(h.Extra), judge: contains("\nok: "), changes: true},
 	)
 }
 
 // checks asks them all; one that fails does not keep the others from being
 // asked.
 func (r *run) checks(ctx context.Context, sh *vm.Shell) {
+	collected := false
 	for _, a := range assertions(r.o) {
+		if a.changes && !collected {
+			if collected = true; !r.facts(ctx, sh) {
+				return
+			}
+		}
 		c := r.report.begin("system", a.name, a.want)
 		c.Script = a.script
 		limit, cancel := context.WithTimeout(ctx, r.o.Limits.Check)
@@ -79,6 +86,57 @@ func (r *run) checks(ctx context.Context, sh *vm.Shell) {
 			return // the shell is gone
 		}
 	}
+}
+
+// facts keeps the facts of the system and compares them with the other one's,
+// if there is one. It returns false if the shell is of no further use.
+func (r *run) facts(ctx context.Context, sh *vm.Shell) bool {
+	c := r.report.begin("system", "facts of the system", "packages, accounts, units, /etc and more, in "+FactsFile)
+	limit, cancel := context.WithTimeout(ctx, r.o.Limits.Check)
+	defer cancel()
+	f, err := CollectFacts(limit, sh)
+	if err == nil {
+		err = f.write(r.o.ReportDir)
+	}
+	if err != nil {
+		r.report.close(c, err.Error())
+		r.say("failed: %s: %v", c.Name, err)
+		return limit.Err() == nil && !errors.Is(err, vm.ErrEnded)
+	}
+	var counts []string
+	for _, class := range f.classes() {
+		counts = append(counts, fmt.Sprintf("%s: %d", class.name, len(class.class)))
+	}
+	c.Output = strings.Join(counts, "\n")
+	r.report.close(c, "")
+	r.compare(f)
+	return true
+}
+
+// compare checks that the system equals the one of another report.
+func (r *run) compare(f Facts) {
+	if r.like == nil {
+		return
+	}
+	c := r.report.begin("system", "the same machine as in "+r.o.Like, "no difference but those that are expected")
+	var found []string
+	for _, d := range Compare(f, *r.like) {
+		if d.Expected != "" {
+			r.report.Accepted = append(r.report.Accepted, d)
+			continue
+		}
+		found = append(found, d.String())
+	}
+	c.Output = strings.Join(found, "\n")
+	problem := ""
+	if n := len(found); n > 0 {
+		problem = fmt.Sprintf("%d differences: %s", n, strings.Join(found[:min(n, 5)], " | "))
+		if n > 5 {
+			problem += " | …"
+		}
+		r.say("failed: %s: %s", c.Name, problem)
+	}
+	r.report.close(c, problem)
 }
 
 func (a assertion) decide(out string, err error) string {

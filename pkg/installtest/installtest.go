@@ -74,23 +74,38 @@ type DiskIdentity struct{ Serial string }
 
 // Options says what to test. ISO and ReportDir are required.
 type Options struct {
-	ISO       string
-	Firmware  vm.Firmware // default BIOS
-	Medium    Medium      // default CD
-	Stage     Stage       // default Full
-	Host      Host
-	Memory    int      // MiB; default 1536
-	CPUs      int      // default 2
-	DiskSize  int64    // bytes; default 32 GiB, sparse
-	Accel     vm.Accel // default TCG
-	ReportDir string   // created; receives report.html, junit.xml, logs and screenshots
+	ISO      string
+	Firmware vm.Firmware // default BIOS
+	Medium   Medium      // default CD
+	Stage    Stage       // default Full
+	Host     Host
+	Memory   int // MiB; default 1536
+	// InstallMemory is that of the machine while it is installed, in MiB;
+	// default Memory.
+	InstallMemory int
+	CPUs          int      // default 2
+	DiskSize      int64    // bytes; default 32 GiB, sparse
+	Accel         vm.Accel // default TCG
+	ReportDir     string   // created; receives report.html, junit.xml, logs and screenshots
 	// WorkDir holds the disk image and is removed at the end, unless KeepDisk;
 	// default: a new directory in TMPDIR.
 	WorkDir  string
 	KeepDisk bool
 	// PressEnter chooses the default entry of a boot menu that does not count
 	// down.
-	PressEnter     bool
+	PressEnter bool
+	// Like is the directory of a report whose system this one must equal, see
+	// Compare; empty: it is compared with none.
+	Like string
+	// Cut is the beginning of a line of the agent behind which the power fails,
+	// once, during the installation; it is then started again and must succeed.
+	Cut string
+	// Refused is a part of the message with which the installer must refuse the
+	// medium, before it writes anything to the disk. Nothing is installed.
+	Refused string
+	// Flip is a file of the image, or a path.Match pattern that fits one: one bit
+	// of it is changed, in a copy.
+	Flip           string
 	Limits         Limits
 	QEMU, QEMURoot string
 	Progress       func(line string) // may be nil; called from one goroutine at a time
@@ -103,6 +118,7 @@ type Limits struct {
 	Install time.Duration // from there to power off; default 50 min
 	First   time.Duration // power on to the agent's "ready"; default 25 min
 	Check   time.Duration // each assertion; default 10 min
+	Settle  time.Duration // from the line of a cut or a refusal to the end of power; default 5 s
 }
 
 func (o Options) withDefaults() Options {
@@ -110,6 +126,7 @@ func (o Options) withDefaults() Options {
 	def(&o.Medium, CD)
 	def(&o.Stage, Full)
 	def(&o.Memory, 1536)
+	def(&o.InstallMemory, o.Memory)
 	def(&o.CPUs, 2)
 	def(&o.DiskSize, 32<<30)
 	def(&o.Accel, vm.TCG)
@@ -117,6 +134,7 @@ func (o Options) withDefaults() Options {
 	def(&o.Limits.Install, 50*time.Minute)
 	def(&o.Limits.First, 25*time.Minute)
 	def(&o.Limits.Check, 10*time.Minute)
+	def(&o.Limits.Settle, 5*time.Second)
 	return o
 }
 
@@ -132,6 +150,14 @@ func def[T comparable](p *T, value T) {
 // wrong is in the report: see Report.Failed.
 func Run(ctx context.Context, o Options) (*Report, error) {
 	o = o.withDefaults()
+	var like *Facts
+	if o.Like != "" {
+		f, err := ReadFacts(o.Like)
+		if err != nil {
+			return nil, err
+		}
+		like = &f
+	}
 	if err := os.MkdirAll(o.ReportDir, 0o755); err != nil {
 		return nil, fmt.Errorf("cannot create report: %w", err)
 	}
@@ -145,7 +171,10 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 			defer os.RemoveAll(dir)
 		}
 	}
-	r := &run{o: o, report: newReport(o)}
+	r := &run{o: o, report: newReport(o), like: like}
+	if err := r.flip(); err != nil {
+		return nil, err
+	}
 	err := r.stages(ctx)
 	r.report.finish(r.logFiles())
 	if werr := r.report.write(o.ReportDir); err == nil {
@@ -158,6 +187,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 type run struct {
 	o      Options
 	report *Report
+	like   *Facts // of the system to compare with; may be nil
 }
 
 // errFailed ends a run whose report already says why.
@@ -165,9 +195,11 @@ var errFailed = errors.New("test failed")
 
 // stages is the order of a test.
 func (r *run) stages(ctx context.Context) error {
-	err := r.install(ctx)
-	if err == nil && r.o.Stage == Full {
-		err = r.firstBoot(ctx)
+	var err error
+	if r.o.Refused != "" {
+		err = r.refusal(ctx)
+	} else {
+		err = r.installation(ctx)
 	}
 	if errors.Is(err, errFailed) {
 		return nil
@@ -175,24 +207,47 @@ func (r *run) stages(ctx context.Context) error {
 	return err
 }
 
-// install boots the medium and follows the installer to the power off, or only
-// to its first line.
-func (r *run) install(ctx context.Context) error {
-	full := r.o.Stage == Full
+func (r *run) installation(ctx context.Context) error {
+	if r.o.Cut != "" {
+		if err := r.cut(ctx); err != nil {
+			return err
+		}
+	}
+	if err := r.install(ctx); err != nil || r.o.Stage != Full {
+		return err
+	}
+	return r.firstBoot(ctx)
+}
+
+// startMedium starts a machine from the medium.
+func (r *run) startMedium(ctx context.Context, name string) (*vm.Machine, error) {
 	// A graphics card makes the installer build the initramfs once more, for
 	// nothing but our screenshots.
-	m, err := r.start(ctx, "install", func(v *vm.Options) {
-		v.VGA, v.NoReboot = !full, true
+	return r.start(ctx, name, func(v *vm.Options) {
+		v.VGA, v.NoReboot, v.Memory = r.o.Stage != Full, true, r.o.InstallMemory
 		if r.o.Medium == USB {
 			v.USB = r.o.ISO
 		} else {
 			v.CDROM = r.o.ISO
 		}
 	})
+}
+
+// stop ends a machine, if it has not done so, and notes what it took.
+func (r *run) stop(m *vm.Machine, name string) {
+	m.Kill()
+	r.report.CPU = append(r.report.CPU, MachineTime{name, m.CPU()})
+}
+
+// install boots the medium and follows the installer to the power off, or only
+// to its first line.
+func (r *run) install(ctx context.Context) error {
+	full := r.o.Stage == Full
+	m, err := r.startMedium(ctx, "install")
 	if err != nil {
 		return err
 	}
-	defer m.Kill()
+	defer r.stop(m, "install")
 	if err := r.bootMedium(ctx, m, !full); err != nil || !full {
 		return err
 	}
@@ -250,7 +305,7 @@ func (r *run) firstBoot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer m.Kill()
+	defer r.stop(m, "system")
 	limit, cancel := context.WithTimeout(ctx, r.o.Limits.First)
 	defer cancel()
 	c := r.report.begin("first boot", "the agent gets the machine ready", "a line \"sci-agent: ready\"")
@@ -302,7 +357,7 @@ func (r *run) start(ctx context.Context, name string, set func(*vm.Options)) (*v
 	h := r.o.Host
 	v := vm.Options{
 		Name: name, Dir: r.o.ReportDir, Vars: r.o.WorkDir, Memory: r.o.Memory, CPUs: r.o.CPUs, Accel: r.o.Accel, Firmware: r.o.Firmware,
-		Disks:  []vm.Disk{{Path: filepath.Join(r.o.WorkDir, "disk.img"), Size: r.o.DiskSize, Serial: h.Disk.Serial}},
+		Disks:  []vm.Disk{{Path: r.disk(), Size: r.o.DiskSize, Serial: h.Disk.Serial}},
 		SMBIOS: vm.SMBIOS{Serial: h.Serial, AssetTag: h.AssetTag, Product: "SCI-CD test"},
 		QEMU:   r.o.QEMU, QEMURoot: r.o.QEMURoot,
 	}
@@ -316,6 +371,9 @@ func (r *run) start(ctx context.Context, name string, set func(*vm.Options)) (*v
 	r.say("starting the machine %q: %s, %s", name, r.o.Firmware, r.o.Accel)
 	return vm.Start(ctx, v)
 }
+
+// disk is the image of the machine's disk.
+func (r *run) disk() string { return filepath.Join(r.o.WorkDir, "disk.img") }
 
 // follow reads the agent's lines until one starts with last. Each line ends a
 // phase if label gives it a name.
@@ -335,7 +393,10 @@ func (r *run) follow(ctx context.Context, m *vm.Machine, last string, label func
 		r.say("%s", text)
 		if strings.HasPrefix(text, "failed") {
 			pause(ctx, 2*time.Second) // what it saw comes on the lines behind
-			return fmt.Errorf("the agent says: %s", text)
+			return &agentError{text}
+		}
+		if used, ok := strings.CutPrefix(text, "memory: "); ok {
+			r.report.memory(used)
 		}
 		if strings.HasPrefix(text, last) {
 			return nil
@@ -348,6 +409,11 @@ func (r *run) follow(ctx context.Context, m *vm.Machine, last string, label func
 		}
 	}
 }
+
+// agentError is a line "sci-agent: failed: …".
+type agentError struct{ text string }
+
+func (e *agentError) Error() string { return "the agent says: " + e.text }
 
 func pause(ctx context.Context, d time.Duration) {
 	select {
@@ -480,12 +546,14 @@ func pressEnter(ctx context.Context, m *vm.Machine) {
 	}
 }
 
-// logFiles are the logs of both machines, as far as they exist.
+// logFiles are the logs of all machines, as far as they exist.
 func (r *run) logFiles() []string {
 	var files []string
-	for _, name := range []string{"install.ttyS0.log", "install.qemu.log", "system.ttyS0.log", "system.qemu.log"} {
-		if path := filepath.Join(r.o.ReportDir, name); exists(path) {
-			files = append(files, path)
+	for _, name := range []string{"cut", "install", "system"} {
+		for _, log := range []string{".ttyS0.log", ".qemu.log"} {
+			if path := filepath.Join(r.o.ReportDir, name+log); exists(path) {
+				files = append(files, path)
+			}
 		}
 	}
 	return files

@@ -17,7 +17,8 @@ import (
 
 // fakeQEMU writes a program that behaves as QEMU does towards pkg/vm: QMP on
 // descriptor 3, the console on 4. Every command succeeds; system_powerdown and
-// quit end it. script runs beside that.
+// quit end it. script runs beside that. A file beside it, named as it with
+// ".writes" behind, says how many writes its disk has seen.
 func fakeQEMU(t *testing.T, script string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "qemu")
@@ -28,6 +29,10 @@ echo '{"QMP": {}}' >&3
 while read -r line <&3; do
 	id=$(echo "$line" | sed 's/.*"id"://; s/}$//')
 	case $line in
+	*query-blockstats*)
+		n=$(cat "$0.writes" 2>/dev/null || echo 0)
+		stats='"stats": {"wr_operations": '$n', "wr_bytes": 0, "unmap_operations": 0}'
+		echo '{"return": [{"device": "pflash1", "stats": {"wr_operations": 7}}, {"device": "disk0", '$stats'}], "id": '$id'}' >&3 ;;
 	*screendump*) echo '{"error": {"class": "GenericError", "desc": "no screen"}, "id": '$id'}' >&3 ;;
 	*) echo '{"return": {}, "id": '$id'}' >&3 ;;
 	esac
@@ -105,6 +110,78 @@ func TestRunStages(t *testing.T) {
 				if _, err := os.Stat(filepath.Join(dir, f)); err != nil {
 					t.Error(err)
 				}
+			}
+		})
+	}
+}
+
+// A run with a fault: the machine is started again behind a cut and must be left
+// alone behind a refusal.
+func TestRunFaults(t *testing.T) {
+	const boot = "echo 'sci-agent: installer started'; echo 'sci-agent: phase disks'; "
+	const refuses = boot + "echo 'sci-agent: failed: cannot read image: base.tar.zst is damaged'; "
+	for _, test := range []struct {
+		summary string
+		o       Options
+		script  string
+		writes  string
+		want    []string // problems, as substrings
+		phases  string
+	}{
+		{"cut, then it installs", Options{Cut: "base 40"},
+			boot + `echo 'sci-agent: base 40 %'; if test -e "$FLAG"; then echo 'sci-agent: memory: 412 MiB at most of 1536 MiB'; echo 'sci-agent: installed'; sleep 0.2; kill $$; else : >"$FLAG"; sleep 9; fi`, "",
+			[]string{"virtual machine has ended"}, // the fake installs no system
+			"firmware, boot loader, kernel|before the cut, install: disks|firmware, boot loader, kernel|install: disks|power off|firmware, boot loader, kernel, systemd"},
+		{"the line of the cut does not come", Options{Cut: "base 40"}, boot + "echo 'sci-agent: installed'; sleep 0.3; kill $$", "",
+			[]string{"that line did not come: virtual machine has ended"}, ""},
+		{"cut, then it fails", Options{Cut: "phase disks"}, boot + `if test -e "$FLAG"; then echo 'sci-agent: failed: the disk is not empty'; fi; : >"$FLAG"; sleep 9`, "",
+			[]string{"the disk is not empty"}, ""},
+		{"ends by itself before the cut", Options{Cut: "phase disks", Limits: Limits{Settle: 5 * time.Second}}, boot + "sleep 0.2; kill $$", "",
+			[]string{"virtual machine has ended"}, ""},
+		{"refused", Options{Refused: "base.tar.zst"}, refuses + "sleep 9", "", nil, "firmware, boot loader, kernel|install: disks|after the refusal"},
+		{"refused for another reason", Options{Refused: "signature"}, refuses + "sleep 9", "", []string{"base.tar.zst is damaged"}, ""},
+		{"refused too late", Options{Refused: "damaged"}, refuses + "sleep 9", "3", []string{"disk0 got 3 writes"}, ""},
+		{"refused, with data on the disk", Options{Refused: "damaged"}, `echo data | dd of="$DISK" seek=9 conv=notrunc 2>/dev/null; ` + refuses + "sleep 9", "",
+			[]string{"the disk has data at byte 4096"}, ""},
+		{"not refused", Options{Refused: "damaged"}, boot + "echo 'sci-agent: installed'; sleep 9", "", []string{"it installed the machine"}, ""},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			t.Parallel()
+			o := test.o
+			o.WorkDir, o.ReportDir, o.ISO, o.DiskSize = t.TempDir(), t.TempDir(), "/no.iso", 1<<20
+			o.QEMU = fakeQEMU(t, fmt.Sprintf("FLAG=%[1]s/flag; DISK=%[1]s/disk.img\n", o.WorkDir)+test.script)
+			if test.writes != "" {
+				if err := os.WriteFile(o.QEMU+".writes", []byte(test.writes), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			second := time.Second
+			def(&o.Limits.Settle, second/5)
+			o.Limits = Limits{Boot: 5 * second, Install: 5 * second, First: second, Check: second, Settle: o.Limits.Settle}
+			r, err := Run(t.Context(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var problems, phases []string
+			for _, c := range r.Failed() {
+				problems = append(problems, c.problem())
+			}
+			for _, p := range r.Phases {
+				phases = append(phases, p.Name)
+			}
+			if len(problems) != len(test.want) {
+				t.Fatalf("problems %q; want %q", problems, test.want)
+			}
+			for i, want := range test.want {
+				if !strings.Contains(problems[i], want) {
+					t.Errorf("problem %q; want %q", problems[i], want)
+				}
+			}
+			if got := strings.Join(phases, "|"); test.phases != "" && got != test.phases {
+				t.Errorf("phases %q; want %q", got, test.phases)
+			}
+			if want := strings.Contains(test.script, "memory:"); want != (r.PeakMemory == 412) {
+				t.Errorf("PeakMemory = %d", r.PeakMemory)
 			}
 		})
 	}
@@ -228,7 +305,8 @@ func TestShellcheck(t *testing.T) {
 		}
 		t.Skip("shellcheck is not installed")
 	}
-	for _, a := range assertions(Options{Host: Host{Name: "n", LAN: "192.168.50.11/24"}}) {
+	all := append(assertions(Options{Host: Host{Name: "n", LAN: "192.168.50.11/24"}}), assertion{name: "facts", script: factsScript()})
+	for _, a := range all {
 		// SC2015, SC2012: A && B || true and ls are meant here.
 		cmd := exec.Command("shellcheck", "-s", "sh", "-e", "SC2015,SC2012,SC2010", "-")
 		cmd.Stdin = strings.NewReader(a.script + "\n")

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/skycover/sci-cd/pkg/vm"
@@ -12,20 +13,34 @@ import (
 // Report is what a test found. Times are measured by the clock of the machine
 // that runs the test, so they depend on it and on what else it does.
 type Report struct {
-	Title    string
-	Facts    []Fact
-	Started  time.Time
-	Duration time.Duration
-	Phases   []Phase
-	Checks   []*Check
+	Title      string
+	Properties []Property
+	Started    time.Time
+	Duration   time.Duration
+	Phases     []Phase
+	Checks     []*Check
+	// Accepted are the expected differences to the system that this one was
+	// compared with.
+	Accepted []Difference
 	Screens  []Screen
 	Logs     []Log
+	// CPU is the processor time of each machine's QEMU, in their order.
+	CPU []MachineTime
+	// PeakMemory is what the installation needed at most, in MiB, as the agent
+	// says it; 0 if it does not.
+	PeakMemory int
 
 	collected []string // logs taken from the running system
 }
 
-// Fact is a line of the report's head.
-type Fact struct{ Name, Value string }
+// Property is a line of the report's head.
+type Property struct{ Name, Value string }
+
+// MachineTime is the processor time that one machine took.
+type MachineTime struct {
+	Name string
+	CPU  time.Duration
+}
 
 // Phase is a bar of the timeline, from the start of the test.
 type Phase struct {
@@ -65,18 +80,22 @@ func newReport(o Options) *Report {
 	r := &Report{Started: time.Now()}
 	name := filepath.Base(o.ISO)
 	r.Title = fmt.Sprintf("%s: %s on %s from %s", name, stageName(o.Stage), o.Firmware, mediumName(o.Medium))
-	r.fact("Image", "%s", o.ISO)
+	r.property("Image", "%s", o.ISO)
 	if st, err := os.Stat(o.ISO); err == nil {
-		r.fact("Size", "%.1f MiB", float64(st.Size())/(1<<20))
+		r.property("Size", "%.1f MiB", float64(st.Size())/(1<<20))
 	}
-	r.fact("Stage", "%s", stageName(o.Stage))
-	r.fact("Firmware", "%s", firmwareName(o.Firmware))
-	r.fact("Medium", "%s", mediumName(o.Medium))
+	r.property("Stage", "%s", stageName(o.Stage))
+	r.property("Firmware", "%s", firmwareName(o.Firmware))
+	r.property("Medium", "%s", mediumName(o.Medium))
 	if o.Host.Name != "" {
-		r.fact("Host", "%s, role %s", fqdn(o.Host), o.Host.Role)
+		r.property("Host", "%s, role %s", fqdn(o.Host), o.Host.Role)
 	}
-	r.fact("Machine", "%d MiB memory, %d processors, disk %d GiB, no network", o.Memory, o.CPUs, o.DiskSize>>30)
-	r.fact("QEMU runs it by", "%s", accelName(o.Accel))
+	memory := fmt.Sprintf("%d MiB memory", o.Memory)
+	if o.InstallMemory != o.Memory {
+		memory += fmt.Sprintf(", %d MiB for the installation", o.InstallMemory)
+	}
+	r.property("Machine", "%s, %d processors, disk %d GiB, no network", memory, o.CPUs, o.DiskSize>>30)
+	r.property("QEMU runs it by", "%s", accelName(o.Accel))
 	return r
 }
 
@@ -111,8 +130,16 @@ func accelName(a vm.Accel) string {
 	return "software emulation (TCG)"
 }
 
-func (r *Report) fact(name, format string, args ...any) {
-	r.Facts = append(r.Facts, Fact{name, fmt.Sprintf(format, args...)})
+// memory reads the agent's "N MiB at most of M MiB".
+func (r *Report) memory(text string) {
+	if _, err := fmt.Sscanf(text, "%d MiB", &r.PeakMemory); err != nil {
+		return
+	}
+	r.property("Memory of the installation", "%s", text)
+}
+
+func (r *Report) property(name, format string, args ...any) {
+	r.Properties = append(r.Properties, Property{name, fmt.Sprintf(format, args...)})
 }
 
 // begin opens a check.
@@ -163,6 +190,13 @@ const maxTail = 24 << 10
 func (r *Report) finish(logs []string) {
 	r.Duration = time.Since(r.Started)
 	r.endPhase(r.Duration)
+	var cpu []string
+	for _, m := range r.CPU {
+		cpu = append(cpu, fmt.Sprintf("%s %.0f s", m.Name, m.CPU.Seconds()))
+	}
+	if len(cpu) > 0 {
+		r.property("Processor time", "%s", strings.Join(cpu, ", "))
+	}
 	for _, path := range append(logs, r.collected...) {
 		if data, err := tail(path, maxTail); err == nil {
 			r.Logs = append(r.Logs, Log{filepath.Base(path), vm.Strip(data)})

@@ -39,10 +39,10 @@ func tinyPNG(t *testing.T) []byte {
 func sample(t *testing.T) *Report {
 	s := time.Second
 	return &Report{
-		Title:    "sci-cd-trixie-amd64.iso: installation on bios from CD",
-		Facts:    []Fact{{"Image", "dist/sci-cd-trixie-amd64.iso"}, {"Host", "node1.lab.example, role node"}},
-		Started:  time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC),
-		Duration: 1000 * s,
+		Title:      "sci-cd-trixie-amd64.iso: installation on bios from CD",
+		Properties: []Property{{"Image", "dist/sci-cd-trixie-amd64.iso"}, {"Host", "node1.lab.example, role node"}},
+		Started:    time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC),
+		Duration:   1000 * s,
 		Phases: []Phase{{"firmware, boot loader, kernel", 0, 45 * s}, {"install: disks", 45 * s, 60 * s}, {"install: base", 60 * s, 400 * s},
 			{"install: <packages>", 400 * s, 900 * s}, {"checks", 900 * s, 1000 * s}},
 		Checks: []*Check{
@@ -51,6 +51,11 @@ func sample(t *testing.T) *Report {
 			{Stage: "system", Name: "binary <output> & more", Want: "none", Output: "a\x00\x1b[31m]]>\xff<b>", Done: true, Duration: s},
 			{Stage: "system", Name: "never asked", Want: "an answer"},
 		},
+		Accepted: []Difference{
+			{"content", "/etc/machine-id", "aa", "bb", "each machine draws its own"},
+			{"path", "/etc/.pwd.lock", "file 0600 root:root", "", "an <empty> file"},
+		},
+		CPU: []MachineTime{{"install", 900 * s}}, PeakMemory: 412,
 		Screens: []Screen{{"the machine is ready", "screen-01.png", tinyPNG(t)}},
 		Logs:    []Log{{"install.ttyS0.log", "sci-agent: ready\n</pre><script>alert(1)</script>\n"}},
 	}
