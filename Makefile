@@ -15,7 +15,7 @@ GOLANGCI_LINT_VERSION := v2.6.2
 TOOLS   := $(CURDIR)/.tools
 
 .DEFAULT_GOAL := help
-.PHONY: help iso iso-bookworm build agent test test-unit test-mirror test-iso test-boot test-install reproduce bench fuzz lint vet shellcheck generate deps clean
+.PHONY: help iso iso-bookworm iso-image build agent test test-unit test-mirror test-iso test-boot test-install reproduce bench bench-install fuzz lint vet shellcheck generate deps clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | awk -F'\t' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -37,6 +37,11 @@ iso: build ## the ISO of the example site (or of SITE=site.yaml) in dist/
 iso-bookworm: build ## the same site on Debian 12
 	scripts/site-bookworm $(DIST)/bookworm
 	bin/sci-cd build $(DIST)/bookworm/site.yaml -o $(DIST)/sci-cd-bookworm-amd64.iso
+
+iso-image: iso ## the same site, installed from a golden image, which is captured in QEMU
+	scripts/site-image $(DIST)/image
+	bin/sci-cd capture $(DIST)/image/site.yaml
+	bin/sci-cd build $(DIST)/image/site.yaml -o $(DIST)/sci-cd-trixie-amd64-image.iso
 
 deps: ## what the tests need, by apt
 	scripts/deps
@@ -64,6 +69,9 @@ reproduce: build ## two builds of one site, byte for byte
 
 bench: build ## ratios, all taken in one run
 	scripts/bench
+
+bench-install: iso ## CPU and wall of a stock, a lean and an image installation
+	scripts/bench-install
 
 fuzz: ## each fuzz target for a short while
 	scripts/fuzz
