@@ -87,22 +87,7 @@ func capturing(o Options) bool {
 // captureImage writes the image: the system without a boot loader, and what the
 // packages of either boot loader add to it.
 func captureImage(ctx context.Context, o Options) error {
-	say(o.Console, "phase image")
-	s, h, err := currentHost(o)
-	if err != nil {
-		return err
-	}
-	if err := overlay(o, h); err != nil {
-		return err
-	}
-	var head image.DiskHead
-	err = within(ctx, o, func(c *chroot) error {
-		if err := c.initramfs(ctx); err != nil {
-			return err
-		}
-		head, err = c.describe(ctx, s, h)
-		return err
-	})
+	head, err := prepareImage(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -110,7 +95,33 @@ func captureImage(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = f.Close() }()
+	return errors.Join(writeImage(ctx, o, f, head), f.Close())
+}
+
+// prepareImage does what is left to do but for the boot loader: overlay and
+// initramfs.
+func prepareImage(ctx context.Context, o Options) (head image.DiskHead, err error) {
+	say(o.Console, "phase image")
+	s, h, err := currentHost(o)
+	if err != nil {
+		return head, err
+	}
+	if err := overlay(o, h); err != nil {
+		return head, err
+	}
+	err = within(ctx, o, func(c *chroot) error {
+		if err := c.initramfs(ctx); err != nil {
+			return err
+		}
+		head, err = c.describe(ctx, s, h)
+		return err
+	})
+	return head, err
+}
+
+// writeImage writes the layers. The packages of the one firmware's boot loader
+// are taken away again before those of the other are installed: they conflict.
+func writeImage(ctx context.Context, o Options, f *os.File, head image.DiskHead) error {
 	d, err := image.NewDiskWriter(f)
 	if err != nil {
 		return err
