@@ -25,9 +25,9 @@ import (
 	"github.com/skycover/sci-cd/pkg/tree"
 )
 
-// segmentFormat is part of the key under which the site-independent part of
-// the initrd is cached: raise it when that part is made in another way.
-const segmentFormat = "2"
+// segmentFormat is part of the key under which the part of the initrd that is
+// the same for all sites is cached: raise it when that part is made in another way.
+const segmentFormat = "3"
 
 // boot is what the medium boots.
 type boot struct {
@@ -165,16 +165,16 @@ func member(file, suffix string) ([]byte, error) {
 	return data, nil
 }
 
-// baseSegment is the part of the initrd that depends on Debian's packages
-// alone: modules, udebs, tools and our menu items.
+// baseSegment is the part of the initrd that depends on Debian's packages and
+// the site's language alone: modules, udebs, tools and our menu items.
 func baseSegment(ctx context.Context, o Options, l *lock.Lock, files map[string]string, stock *initrd.Stock) ([]byte, error) {
 	parts, err := readParts(o.Preseed)
 	if err != nil {
 		return nil, err
 	}
-	opts := initrd.Options{Stock: stock, Remove: removed}
+	opts := initrd.Options{Stock: stock, Remove: removed, Locale: o.Site.Locale}
 	udebs := make(map[string]bool)
-	key := segmentFormat + initrd.Digest()
+	key := segmentFormat + initrd.Digest() + o.Site.Locale + " "
 	for _, p := range l.ByUse(useInstaller) {
 		key += p.SHA256
 		file := files[p.SHA256]
@@ -228,11 +228,13 @@ func siteSegment(o Options, stock *initrd.Stock, classes []*profile.Selection, k
 	if err != nil {
 		return nil, err
 	}
+	var ask settings
 	for _, c := range classes {
 		text, notes, err := preseed.Render(o.Preseed, o.Site, c)
 		if err != nil {
 			return nil, err
 		}
+		ask.see(text)
 		for _, n := range notes {
 			o.note("%s", n)
 		}
@@ -240,7 +242,7 @@ func siteSegment(o Options, stock *initrd.Stock, classes []*profile.Selection, k
 			return nil, err
 		}
 	}
-	for _, h := range hooks() {
+	for _, h := range hooks(ask) {
 		if err := t.AddBytes(stock.Place(h.path), h.mode, []byte(h.text)); err != nil {
 			return nil, err
 		}

@@ -44,10 +44,14 @@ type Options struct {
 	// Remove names packages that are taken out of the stock dpkg status.
 	Remove []string
 	Menu   []MenuItem
+	// Locale is the site's: of the questions' translations its language alone is
+	// kept, beside English. Empty leaves all questions as they are.
+	Locale string
 }
 
-// Base returns what goes over the stock initrd for every site: modules, udebs,
-// tools, menu items and the dpkg status that lists them.
+// Base returns what goes over the stock initrd for every site of a language:
+// modules, udebs, tools, menu items, questions, and the dpkg status that lists
+// them.
 func Base(ctx context.Context, o Options) (*tree.Tree, error) {
 	t := &tree.Tree{}
 	if err := addModules(ctx, t, o); err != nil {
@@ -59,10 +63,14 @@ func Base(ctx context.Context, o Options) (*tree.Tree, error) {
 		}
 	}
 	status := newStatus(o.Stock.Status, o.Remove)
+	keep := o.Stock.languages(o.Locale)
 	for _, file := range o.Udebs {
-		if err := addUdeb(t, status, o.Stock, file); err != nil {
+		if err := addUdeb(t, status, o.Stock, keep, file); err != nil {
 			return nil, err
 		}
+	}
+	if err := addTemplates(t, o.Stock, keep, o.Remove); err != nil {
+		return nil, err
 	}
 	for _, item := range o.Menu {
 		if err := addMenuItem(t, status, item); err != nil {

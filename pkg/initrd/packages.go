@@ -20,8 +20,9 @@ import (
 // maxFile bounds one file of a udeb or tool in memory, in bytes.
 const maxFile = 64 << 20
 
-// addUdeb unpacks a udeb and registers it as udpkg would have.
-func addUdeb(t *tree.Tree, status *status, stock *Stock, file string) error {
+// addUdeb unpacks a udeb and registers it as udpkg would have, its questions in
+// the languages of keep.
+func addUdeb(t *tree.Tree, status *status, stock *Stock, keep map[string]bool, file string) error {
 	f, err := deb.Open(file)
 	if err != nil {
 		return err
@@ -45,6 +46,9 @@ func addUdeb(t *tree.Tree, status *status, stock *Stock, file string) error {
 	for _, member := range sortedKeys(members) {
 		if member == "control" || member == "md5sums" {
 			continue
+		}
+		if member == "templates" {
+			members[member] = cutTemplates(members[member], keep)
 		}
 		mode := fs.FileMode(0o755)
 		if member == "templates" || member == "shlibs" || member == "triggers" {

@@ -39,7 +39,9 @@ type Stock struct {
 	// their namesakes below usr/ (Debian 13 and later).
 	Merged bool
 
-	paths map[string]bool // every path, for the check of shared libraries
+	paths        map[string]bool   // every path, for the check of shared libraries
+	templates    map[string][]byte // the questions' texts, by path
+	languageList []byte            // localechooser's
 }
 
 // Place maps a path to where this initrd has it. With merged-usr an archive
@@ -62,7 +64,7 @@ func ReadStock(r io.Reader) (*Stock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read stock initrd: %w", err)
 	}
-	s := &Stock{paths: make(map[string]bool)}
+	s := &Stock{paths: make(map[string]bool), templates: make(map[string][]byte)}
 	archive := cpio.NewReader(z)
 	for {
 		h, err := archive.Next()
@@ -88,6 +90,14 @@ func ReadStock(r io.Reader) (*Stock, error) {
 func (s *Stock) entry(h *cpio.Header, r io.Reader) error {
 	name := path.Clean(strings.TrimPrefix(h.Name, "./"))
 	s.paths[name] = true
+	if path.Dir(name) == infoDir && strings.HasSuffix(name, templatesSuffix) {
+		if h.Size > maxTemplates {
+			return fmt.Errorf("%d bytes are more than expected", h.Size)
+		}
+		text, err := io.ReadAll(r)
+		s.templates[name] = text
+		return err
+	}
 	if name == "lib" && h.Mode&^cpio.ModePerm == cpio.TypeSymlink {
 		s.Merged = true
 	}
@@ -102,6 +112,8 @@ func (s *Stock) entry(h *cpio.Header, r io.Reader) error {
 		return nil
 	}
 	switch {
+	case name == strings.TrimPrefix(languageList, "usr/"):
+		return readInto(&s.languageList, r)
 	case h.Name == statusPath || h.Name == "./"+statusPath:
 		stanzas, err := deb.ParseControls(r)
 		s.Status = stanzas
