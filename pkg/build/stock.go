@@ -3,6 +3,7 @@ package build
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -125,7 +126,10 @@ func stockInstaller(ctx context.Context, o Options, l *lock.Lock, files map[stri
 			}
 		}
 	}
-	opts.Stock = image.stock
+	if image == nil {
+		return nil, errors.New("cannot find the netboot image in the lock")
+	}
+	opts.Stock = image.stock // and no locale: all translations, as Debian has them
 	base, err := initrd.Base(ctx, opts)
 	if err != nil {
 		return nil, err
@@ -137,7 +141,7 @@ func stockInstaller(ctx context.Context, o Options, l *lock.Lock, files map[stri
 	if err := base.AddBytes("preseed.cfg", 0o644, answers); err != nil {
 		return nil, err
 	}
-	// GNU screen makes a serial console's log unreadable, here as on our medium.
+	// GNU screen makes a serial console's log unreadable; our medium has it not.
 	if err := base.AddBytes("usr/bin/screen", 0o644, nil); err != nil {
 		return nil, err
 	}
