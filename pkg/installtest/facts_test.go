@@ -372,6 +372,8 @@ func TestCompare(t *testing.T) {
 		{"memory", []string{"mounts", "size=151000k", "size=151004k"}, ""},
 		{"the automounter", []string{"mounts", "fd=33", "fd=34", "mounts", "1234", "99"}, ""},
 		{"both", []string{"mounts", "size=151000k", "size=151004k", "mounts", "fd=33", "fd=34,size=1"}, `mount /efi\x20a: systemd-1 autofs rw,fd=33,pgrp=1,pipe_ino=1234; there systemd-1 autofs rw,fd=34,size=1,pgrp=1,pipe_ino=1234`},
+		{"the automounter's mount", []string{"mounts", `pipe_ino=1234"`, `pipe_ino=5"` + "\n" + `TARGET="/efi\x20a" SOURCE="vfat" FSTYPE="vfat" OPTIONS="rw"`},
+			`mount /efi\x20a: systemd-1 autofs rw,fd=33,pgrp=1,pipe_ino=1234; there systemd-1 autofs rw,fd=33,pgrp=1,pipe_ino=5; vfat vfat rw`},
 		{"a mount's option", []string{"mounts", "rw,nosuid,size=151000k", "rw,size=5k"}, "mount /run: tmpfs tmpfs rw,nosuid,size=151000k,mode=755; there tmpfs tmpfs rw,size=5k,mode=755"},
 		{"a version", []string{"packages", "5.2.37-2+b5", "5.2.38"}, "package bash:amd64: 5.2.37-2+b5 ii; there 5.2.38 ii"},
 		{"a package's state", []string{"packages", "b5 ii", "b5 hi"}, "package bash:amd64: 5.2.37-2+b5 ii; there 5.2.37-2+b5 hi"},
@@ -431,6 +433,29 @@ func TestExpectations(t *testing.T) {
 		}
 		if e.class == "content" && e.covers(Difference{Class: "path", Name: name, A: "a", B: "b"}) {
 			t.Errorf("%s %s covers the mode of %s", e.class, e.name, name)
+		}
+	}
+}
+
+// What differed between two boots of one machine, or will between two media.
+func TestCompareSeen(t *testing.T) {
+	const auto = "systemd-1 autofs rw,relatime,fd=41,pgrp=1,timeout=0,minproto=5,maxproto=5,direct,pipe_ino=536"
+	a, b := sampleFacts(t), sampleFacts(t)
+	delete(a.Content, "/etc/machine-id")
+	delete(a.Content, "/etc/ssh/ssh_host_rsa_key")
+	b.Content = Class{"/etc/fstab": a.Content["/etc/fstab"], "/etc/a b": a.Content["/etc/a b"], "/etc/.updated": "b"}
+	a.Content["/etc/.updated"] = "a"
+	a.Mounts["/proc/sys/fs/binfmt_misc"] = strings.Replace(auto, "536", "99", 1)
+	b.Mounts["/proc/sys/fs/binfmt_misc"] = auto + "; binfmt_misc binfmt_misc rw,nosuid"
+	a.Blocks["loop0"] = "type=loop size=521142272 fstype=iso9660 label=SCI_LAB_TRIXIE pttype=dos mountpoint=/media/sci"
+	b.Blocks["loop0"] = "type=loop size=421142272 fstype=iso9660 label=SCI_IMAGE pttype=dos mountpoint=/media/sci"
+	list := Compare(a, b)
+	if len(list) != 3 {
+		t.Errorf("%d differences; want 3: %v", len(list), list)
+	}
+	for _, d := range list {
+		if d.Expected == "" {
+			t.Errorf("not expected: %v", d)
 		}
 	}
 }
