@@ -43,7 +43,7 @@ var rules = []rule{
 	{"etc/sci/*", None},
 	{"etc/iscsi/initiatorname.iscsi", None}, {"etc/nvme/hostid", None}, {"etc/nvme/hostnqn", None},
 	// its keys and other secrets
-	{"etc/ssh/ssh_host_*", None}, {"root/.ssh", None}, {"root/.bash_history", None}, {"root/.lesshst", None},
+	{"etc/ssh/ssh_host_*", None}, {"root/.ssh", Empty}, {"root/.bash_history", None}, {"root/.lesshst", None},
 	{"etc/bind/rndc.key", None},
 	{"etc/ssl/private/ssl-cert-snakeoil.key", None}, {"etc/ssl/certs/ssl-cert-snakeoil.pem", None},
 	{"var/lib/systemd/random-seed", None}, {"var/lib/systemd/credential.secret", None},

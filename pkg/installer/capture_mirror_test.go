@@ -42,7 +42,7 @@ func TestImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = log.Close() }()
+	t.Cleanup(func() { _ = log.Close() }) // after the parallel parts
 	o.Log = log
 	t.Cleanup(func() {
 		if err := unmountAll("/proc", dir); err != nil {
@@ -76,11 +76,13 @@ func TestImage(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	placeImage(t, o.Medium)
 	for _, firmware := range []struct {
 		name string
 		sys  fs.FS
 	}{{"bios", fstest.MapFS{}}, {"uefi", uefi}} {
 		t.Run(firmware.name, func(t *testing.T) {
+			t.Parallel()
 			one := at(t, o, firmware.name+"-packages")
 			one.Sys = firmware.sys
 			runVerbs(ctx, t, one, "base", "packages")
@@ -114,16 +116,19 @@ func at(t *testing.T, o Options, name string) Options {
 	return o
 }
 
+// placeImage puts the image to what else the medium has of the class.
+func placeImage(t *testing.T, medium string) {
+	t.Helper()
+	for _, name := range []string{"image.json", "image.json.asc", "base.tar.zst", "bios.tar.zst", "uefi.tar.zst"} {
+		if err := os.Rename(filepath.Join(medium, "sci/node-image", name), filepath.Join(medium, "sci/node", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // imageSite makes the site one that is installed from images.
 func imageSite(t *testing.T, o *Options, s *site.Site) {
 	t.Helper()
-	if err := os.Rename(filepath.Join(o.Medium, "sci/node-image/image.json"), filepath.Join(o.Medium, "sci/node/image.json")); err == nil {
-		for _, name := range []string{"image.json.asc", "base.tar.zst", "bios.tar.zst", "uefi.tar.zst"} {
-			if err := os.Rename(filepath.Join(o.Medium, "sci/node-image", name), filepath.Join(o.Medium, "sci/node", name)); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
 	fromImage := *s
 	fromImage.Install = site.FromImage
 	data, err := fromImage.JSON()
