@@ -42,7 +42,7 @@ func stat(name string) (file, error) {
 	}
 	f := file{
 		mode: info.Mode(), uid: int(st.Uid), gid: int(st.Gid), time: info.ModTime().Unix(),
-		dev: st.Dev, inode: st.Ino, links: uint64(st.Nlink),
+		dev: uint64(st.Dev), inode: st.Ino, links: uint64(st.Nlink), //nolint:unconvert // other widths on other architectures
 	}
 	switch f.mode.Type() {
 	case 0:
