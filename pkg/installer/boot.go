@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -75,10 +76,17 @@ func (c *chroot) driverChoice(ctx context.Context, h *site.Host) (stale bool, er
 		err := c.write(modulesFile, "# Written by the installer of SCI-CD (sci-agent): the site file says disk.fixed.\nMODULES=dep\n", 0o644)
 		return true, err
 	}
+	// The menu item notes the display drivers that the initramfs has to hold.
+	for _, module := range []string{"bochs", "cirrus"} {
+		data, err := readBounded(filepath.Join(c.o.Target, "etc/initramfs-tools/modules"), 1<<20)
+		if err == nil && slices.Contains(strings.Split(string(data), "\n"), module) {
+			stale = true
+		}
+	}
 	// The arrays' names are in the initramfs; mdadm's own script lists them.
 	const mkconf = "usr/share/mdadm/mkconf"
 	if _, err := os.Stat(filepath.Join(c.o.Target, mkconf)); err != nil {
-		return false, nil
+		return stale, nil
 	}
 	if _, err := c.run(ctx, nil, "/"+mkconf, "force-generate", "/etc/mdadm/mdadm.conf"); err != nil {
 		return false, fmt.Errorf("cannot list the RAID arrays: %w", err)
