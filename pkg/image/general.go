@@ -51,7 +51,7 @@ var rules = []rule{
 	// its disks
 	{"etc/fstab", None}, {"etc/lvm/archive/*", None}, {"etc/lvm/backup/*", None}, {"etc/lvm/devices/*", None},
 	{"etc/initramfs-tools/conf.d/resume", None}, {"etc/mdadm/mdadm.conf", None},
-	{"boot/grub", None}, {"etc/default/grub.d/60-sci-console.cfg", None},
+	{"boot/grub/*.cfg", None}, {"boot/grub/grubenv", None}, {"boot/grub/device.map", None}, {"etc/default/grub.d/60-sci-console.cfg", None},
 	// there during the installation only
 	{"usr/sbin/policy-rc.d", None}, {"etc/dpkg/dpkg.cfg.d/sci-installer", None},
 }

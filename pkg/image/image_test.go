@@ -32,7 +32,7 @@ func system(t *testing.T) string {
 		"usr/bin/perl": "perl", "usr/lib/big": strings.Repeat("0123456789abcdef", 20000), "etc/passwd": "root:x:0:0::/root:/bin/sh\n",
 		"etc/shadow": "root:*:20000:0:99999:7:::\ndaemon:!*:1::::::\n", "etc/machine-id": "0123\n", "etc/hostname": "node1\n",
 		"etc/ssh/ssh_host_rsa_key": "secret", "etc/ssh/sshd_config": "Port 22\n", "var/log/btmp": "xx", "var/log/dpkg.log": "x", "var/log/apt/history.log": "x",
-		"var/lib/dpkg/status": "base\n", "boot/vmlinuz-6": "kernel", "boot/grub/grub.cfg": "x", "tmp/x/y": "z", "dev/console": "",
+		"var/lib/dpkg/status": "base\n", "boot/vmlinuz-6": "kernel", "boot/grub/grub.cfg": "x", "boot/grub/unicode.pf2": "x", "tmp/x/y": "z", "dev/console": "",
 		"var/lib/dpkg/gone": "x",
 	} {
 		must(t, os.WriteFile(filepath.Join(root, name), []byte(content), 0o644))
@@ -81,7 +81,7 @@ func names(t *testing.T, data []byte) []string {
 func TestPack(t *testing.T) {
 	got := names(t, pack(t, system(t), nil))
 	want := []string{
-		"bin/", "boot/", "boot/vmlinuz-6", "dev/", "etc/", "etc/passwd", "etc/shadow", "etc/ssh/", "etc/ssh/sshd_config", "run/", "sbin", "tmp/",
+		"bin/", "boot/", "boot/grub/", "boot/grub/unicode.pf2", "boot/vmlinuz-6", "dev/", "etc/", "etc/passwd", "etc/shadow", "etc/ssh/", "etc/ssh/sshd_config", "run/", "sbin", "tmp/",
 		"usr/", "usr/bin/", "usr/bin/perl", "usr/bin/perl5", "usr/lib/", "usr/lib/big",
 		"var/", "var/lib/", "var/lib/dpkg/", "var/lib/dpkg/gone", "var/lib/dpkg/status", "var/lib/pipe", "var/log/", "var/log/apt/", "var/log/btmp",
 	}

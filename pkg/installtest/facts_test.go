@@ -370,6 +370,8 @@ func TestCompare(t *testing.T) {
 		{"kind of a password", []string{"shadow", "set by method y", "locked"}, "shadow root: set by method y:20414:0:99999:7:::; there locked:20414:0:99999:7:::"},
 		{"age of a password", []string{"shadow", ":99999:", ":90:"}, "shadow root: set by method y:20414:0:99999:7:::; there set by method y:20414:0:90:7:::"},
 		{"memory", []string{"mounts", "size=151000k", "size=151004k"}, ""},
+		{"memory, not named", []string{"mounts", "size=151000k,", ""}, ""},
+		{"memory, named in another way", []string{"mounts", "size=151000k,", "nr_inodes=1,"}, ""},
 		{"the automounter", []string{"mounts", "fd=33", "fd=34", "mounts", "1234", "99"}, ""},
 		{"both", []string{"mounts", "size=151000k", "size=151004k", "mounts", "fd=33", "fd=34,size=1"}, `mount /efi\x20a: systemd-1 autofs rw,fd=33,pgrp=1,pipe_ino=1234; there systemd-1 autofs rw,fd=34,size=1,pgrp=1,pipe_ino=1234`},
 		{"the automounter's mount", []string{"mounts", `pipe_ino=1234"`, `pipe_ino=5"` + "\n" + `TARGET="/efi\x20a" SOURCE="vfat" FSTYPE="vfat" OPTIONS="rw"`},
