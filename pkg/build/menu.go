@@ -169,6 +169,9 @@ exec /usr/bin/sci-agent installer finish </dev/null >>/var/log/sci-agent.log 2>&
 		{"lib/debian-installer-startup.d/S30initrd-preseed", 0o644, "# left out: /preseed.cfg has no answers, S31sci has them\n"},
 		{"lib/debian-installer-startup.d/S60auto-install", 0o644, "# left out: puts off language and keyboard until an answer file came over the network\n"},
 		{"lib/debian-installer-startup.d/S60rescue-check", 0o644, "# left out: fetches rescue-mode, which is here already\n"},
+		// In low memory mode: a note that waits for a key, and a udeb that anna,
+		// which is not here, would fetch.
+		{"lib/debian-installer-startup.d/S38lowmemwarn", 0o644, "# left out: nobody is there to read the note\n"},
 		{"lib/debian-installer.d/S65theme", 0o644, "# left out: colours for the front ends newt and gtk\n"},
 		// The kernel gathers entropy by itself for whoever waits for it (Linux 5.4,
 		// try_to_generate_entropy in drivers/char/random.c).
