@@ -173,8 +173,9 @@ func checkSystem(t *testing.T, target string) {
 	}
 }
 
-// fetchPackages fetches the closure of what every Debian has and the seeds.
-func fetchPackages(t *testing.T, codename string, seeds []string) []string {
+// fetchPackages fetches the closures of what every Debian has and one list of
+// seeds each, and returns their files, each once.
+func fetchPackages(t *testing.T, codename string, lists ...[]string) []string {
 	t.Helper()
 	dir := os.Getenv("SCI_CD_TEST_CACHE")
 	if dir == "" {
@@ -198,17 +199,24 @@ func fetchPackages(t *testing.T, codename string, seeds []string) []string {
 			items[p.Package] = p.Item()
 		}
 	}
-	r, err := resolve.NewUniverse("amd64", all).Resolve(resolve.Request{
-		Name: "test", Seeds: append([]string{"apt"}, seeds...), Priorities: []string{"required", "important"},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	universe := resolve.NewUniverse("amd64", all)
 	var want []archive.Item
-	var files []string
-	for _, p := range r.Packages {
-		want = append(want, items[p])
+	taken := make(map[*deb.Package]bool)
+	for _, seeds := range lists {
+		r, err := universe.Resolve(resolve.Request{
+			Name: "test", Seeds: append([]string{"apt"}, seeds...), Priorities: []string{"required", "important"},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range r.Packages {
+			if !taken[p] {
+				taken[p] = true
+				want = append(want, items[p])
+			}
+		}
 	}
+	var files []string
 	if err := archive.NewFetcher(opts).Fetch(ctx, want); err != nil {
 		t.Fatal(err)
 	}

@@ -34,9 +34,9 @@ func TestImage(t *testing.T) {
 	s, key := testSite(t), testKey(t)
 	o := installerFiles(t, dir, s, key)
 	o.Sys = fstest.MapFS{}
-	debs := fetchPackages(t, "trixie", append(packages, "grub-pc"))
-	debs = append(debs, fetchPackages(t, "trixie", append(packages, "grub-efi-amd64", "grub-efi-amd64-signed", "shim-signed"))...)
-	medium(t, o.Medium, "trixie", key, unique(debs))
+	bios := append([]string{"grub-pc"}, packages...)
+	efi := append([]string{"grub-efi-amd64", "grub-efi-amd64-signed", "shim-signed"}, packages...)
+	medium(t, o.Medium, "trixie", key, fetchPackages(t, "trixie", bios, efi)) // GRUB's packages conflict
 	write(t, filepath.Join(o.Medium, "sci/node/packages"), strings.Join(packages, "\n")+"\n", 0o644)
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
@@ -155,18 +155,6 @@ func runVerbs(ctx context.Context, t *testing.T, o Options, names ...string) {
 			t.Fatal(err)
 		}
 	}
-}
-
-func unique(list []string) []string {
-	seen := make(map[string]bool)
-	var out []string
-	for _, s := range list {
-		if !seen[s] {
-			seen[s] = true
-			out = append(out, s)
-		}
-	}
-	return out
 }
 
 // differs are paths that are not the same on two machines, or not the same
