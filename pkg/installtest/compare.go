@@ -100,10 +100,10 @@ func without(pattern, replacement string) func(string) string {
 // onTmpfs applies f to what is mounted from memory.
 func onTmpfs(f func(string) string) func(string) string {
 	return func(value string) string {
-		if !strings.HasPrefix(value, "tmpfs tmpfs ") {
-			return value
+		if fields := strings.Fields(value); len(fields) > 1 && (fields[1] == "tmpfs" || fields[1] == "devtmpfs") {
+			return f(value)
 		}
-		return f(value)
+		return value
 	}
 }
 

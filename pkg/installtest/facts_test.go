@@ -371,6 +371,8 @@ func TestCompare(t *testing.T) {
 		{"age of a password", []string{"shadow", ":99999:", ":90:"}, "shadow root: set by method y:20414:0:99999:7:::; there set by method y:20414:0:90:7:::"},
 		{"memory", []string{"mounts", "size=151000k", "size=151004k"}, ""},
 		{"memory, not named", []string{"mounts", "size=151000k,", ""}, ""},
+		{"memory of /dev", []string{"mounts", `SOURCE="tmpfs" FSTYPE="tmpfs" OPTIONS="rw,nosuid,size=151000k`, `SOURCE="udev" FSTYPE="devtmpfs" OPTIONS="rw,nosuid,size=1k`},
+			"mount /run: tmpfs tmpfs rw,nosuid,size=151000k,mode=755; there udev devtmpfs rw,nosuid,size=1k,mode=755"},
 		{"memory, named in another way", []string{"mounts", "size=151000k,", "nr_inodes=1,"}, ""},
 		{"the automounter", []string{"mounts", "fd=33", "fd=34", "mounts", "1234", "99"}, ""},
 		{"both", []string{"mounts", "size=151000k", "size=151004k", "mounts", "fd=33", "fd=34,size=1"}, `mount /efi\x20a: systemd-1 autofs rw,fd=33,pgrp=1,pipe_ino=1234; there systemd-1 autofs rw,fd=34,size=1,pgrp=1,pipe_ino=1234`},
