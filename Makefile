@@ -39,9 +39,7 @@ iso-bookworm: build ## the same site on Debian 12
 	bin/sci-cd build $(DIST)/bookworm/site.yaml -o $(DIST)/sci-cd-bookworm-amd64.iso
 
 iso-image: iso ## the same site, installed from a golden image, which is captured in QEMU
-	scripts/site-image $(DIST)/image
-	bin/sci-cd capture $(DIST)/image/site.yaml
-	bin/sci-cd build $(DIST)/image/site.yaml -o $(DIST)/sci-cd-trixie-amd64-image.iso
+	DIST=$(DIST) scripts/iso-image
 
 deps: ## what the tests need, by apt
 	scripts/deps
