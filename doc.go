@@ -56,7 +56,7 @@
 //	scripts/          what the Makefile calls
 //
 // Imports go one way: cmd, build, steps, intent, formats. The agent links none
-// of the builder's steps, the harness neither. layering_test.go holds this and
-// says why where it is broken; docs_test.go holds that what README.md and docs/
+// of the builder's steps, the harness neither. layering_test.go holds this;
+// docs_test.go holds that what README.md and docs/
 // name exists.
 package scicd

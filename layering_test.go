@@ -102,12 +102,6 @@ var layers = []layer{
 	},
 }
 
-// exceptions are imports that break a layer's rule on purpose. Whoever adds one
-// says why.
-var exceptions = map[string]string{
-	"pkg/device pkg/installer": "which disk is what, and who uses it, is read by the code that the installer relies on",
-}
-
 // importer is what `go list -json` tells of a package.
 type importer struct {
 	ImportPath string
@@ -129,7 +123,7 @@ func TestLayering(t *testing.T) {
 			}
 			target := local(path)
 			to := layerOf(target)
-			if to != nil && slices.Contains(from.imports, to.name) || exceptions[name+" "+target] != "" {
+			if to != nil && slices.Contains(from.imports, to.name) {
 				continue
 			}
 			t.Errorf("%q (%s) imports %q: %s", name, from.name, target, from.why)
