@@ -165,7 +165,6 @@ var differs = map[string]string{
 	"etc/fstab":                     "written when the disk is divided",
 	"etc/ssh/ssh_host_*":            "the machine's own keys",
 	"boot/initrd.img-*":             "an image holds it, the verb boot makes it otherwise",
-	"boot/grub":                     "made with the boot loader",
 	"initrd.img*":                   "link to the initramfs",
 	"var/log/*":                     "logs of the installation",
 	"var/log/apt/*":                 "logs of the installation",
