@@ -10,7 +10,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/skycover/sci-cd/pkg/hint"
 	"github.com/skycover/sci-cd/pkg/pgp"
@@ -67,7 +66,7 @@ func Make(ctx context.Context, o MakeOptions) (*Manifest, error) {
 	if _, err := Parse(data); err != nil {
 		return nil, fmt.Errorf("cannot make image: %w", err)
 	}
-	signature, err := sign(o.Key, data, m.Time)
+	signature, err := o.Key.DetachSign(bytes.NewReader(data), m.Time, true)
 	if err != nil {
 		return nil, fmt.Errorf("cannot sign image: %w", err)
 	}
@@ -115,8 +114,4 @@ func compress(ctx context.Context, disk io.ReaderAt, l DiskLayer, dir string) (*
 	}
 	out.Size, out.SHA256 = count.n, hex.EncodeToString(h.Sum(nil))
 	return out, nil
-}
-
-func sign(key *pgp.Key, data []byte, at time.Time) ([]byte, error) {
-	return key.DetachSign(bytes.NewReader(data), at, true)
 }

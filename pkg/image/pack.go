@@ -9,7 +9,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -36,7 +38,7 @@ func stat(name string) (file, error) {
 	if err != nil {
 		return file{}, err
 	}
-	st, ok := info.Sys().(*unixStat)
+	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
 		return file{}, errors.New("no owner is known")
 	}
@@ -131,6 +133,18 @@ func Removed(root string, old Listing) ([]string, error) {
 		}
 	}
 	return topmost(gone), nil
+}
+
+// topmost sorts paths and drops those below another one of them.
+func topmost(names []string) []string {
+	slices.Sort(names)
+	var top []string
+	for _, name := range names {
+		if len(top) == 0 || !strings.HasPrefix(name, top[len(top)-1]+"/") {
+			top = append(top, name)
+		}
+	}
+	return top
 }
 
 type packer struct {

@@ -77,11 +77,10 @@ func (c *chroot) driverChoice(ctx context.Context, h *site.Host) (stale bool, er
 		return true, err
 	}
 	// The menu item notes the display drivers that the initramfs has to hold.
-	for _, module := range []string{"bochs", "cirrus"} {
-		data, err := readBounded(filepath.Join(c.o.Target, "etc/initramfs-tools/modules"), 1<<20)
-		if err == nil && slices.Contains(strings.Split(string(data), "\n"), module) {
-			stale = true
-		}
+	modules, err := readBounded(filepath.Join(c.o.Target, "etc/initramfs-tools/modules"), 1<<20)
+	if err == nil {
+		lines := strings.Split(string(modules), "\n")
+		stale = slices.Contains(lines, "bochs") || slices.Contains(lines, "cirrus")
 	}
 	// The arrays' names are in the initramfs; mdadm's own script lists them.
 	const mkconf = "usr/share/mdadm/mkconf"
