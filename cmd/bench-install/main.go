@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -266,11 +265,7 @@ func (s settings) facts(ctx context.Context, i benchinstall.Installation, sh *vm
 		return err
 	}
 	say("%s: %d packages are installed", i.Name, len(f.Packages))
-	data, err := json.MarshalIndent(f, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(dir, installtest.FactsFile), append(data, '\n'), 0o644)
+	return f.Write(dir)
 }
 
 func say(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }

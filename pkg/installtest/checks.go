@@ -96,7 +96,7 @@ func (r *run) facts(ctx context.Context, sh *vm.Shell) bool {
 	defer cancel()
 	f, err := CollectFacts(limit, sh)
 	if err == nil {
-		err = f.write(r.o.ReportDir)
+		err = f.Write(r.o.ReportDir)
 	}
 	if err != nil {
 		r.report.close(c, err.Error())

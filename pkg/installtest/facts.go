@@ -136,7 +136,8 @@ func ReadFacts(dir string) (Facts, error) {
 	return f, nil
 }
 
-func (f *Facts) write(dir string) error {
+// Write writes what ReadFacts reads into a directory that exists.
+func (f *Facts) Write(dir string) error {
 	data, err := json.MarshalIndent(f, "", "  ") // sorts the keys of maps
 	if err != nil {
 		return err

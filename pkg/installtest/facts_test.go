@@ -150,7 +150,7 @@ func TestParseFacts(t *testing.T) {
 	}
 
 	dir := t.TempDir()
-	if err := f.write(dir); err != nil {
+	if err := f.Write(dir); err != nil {
 		t.Fatal(err)
 	}
 	back, err := ReadFacts(dir)
