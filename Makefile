@@ -25,8 +25,8 @@ help: ## list the targets
 agent: ## the agent, static, for the installed machines
 	GOOS=linux GOARCH=amd64 GOAMD64=v1 $(BUILD) -ldflags '$(STATIC) -X main.version=$(VERSION)' -o bin/sci-agent ./cmd/sci-agent
 	@mkdir -p cmd/sci-cd/agent
-	gzip -9nc bin/sci-agent > cmd/sci-cd/agent/sci-agent.gz.new
-	@cmp -s cmd/sci-cd/agent/sci-agent.gz.new cmd/sci-cd/agent/sci-agent.gz && rm cmd/sci-cd/agent/sci-agent.gz.new || mv cmd/sci-cd/agent/sci-agent.gz.new cmd/sci-cd/agent/sci-agent.gz
+	@new=cmd/sci-cd/agent/.sci-agent.gz.$$$$; gzip -9nc bin/sci-agent > $$new && \
+		{ cmp -s $$new cmd/sci-cd/agent/sci-agent.gz && rm $$new || mv $$new cmd/sci-cd/agent/sci-agent.gz; }
 
 build: agent ## bin/sci-cd
 	$(BUILD) -ldflags '$(STATIC) -X main.version=$(VERSION)' -o bin/sci-cd ./cmd/sci-cd
