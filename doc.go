@@ -29,6 +29,7 @@
 //	pkg/image         golden images: a class of machines as archives
 //	pkg/run           commands whose errors carry argv and output
 //	pkg/hint          a fact and its advice, kept apart
+//	pkg/enrol         how a node joins: credentials, the master's ledger, both ends
 //
 // A finished ISO is taken up by
 //
