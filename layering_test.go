@@ -72,7 +72,7 @@ var layers = []layer{
 	},
 	{
 		name:     "agent",
-		packages: []string{"pkg/agent", "pkg/installer"},
+		packages: []string{"pkg/agent", "pkg/ganeti", "pkg/installer"},
 		imports:  []string{"formats", "intent", "trust", "agent"},
 		why:      "the agent runs on machines without a mirror, as root: what builds media has no place in it",
 	},

@@ -62,6 +62,9 @@ func (c *Console) Tell(ctx context.Context, e Event) {
 	}
 }
 
+// Say writes a line for people; lines may come from several goroutines.
+func (c *Console) Say(text string) { c.line(5, text) }
+
 // greet names the host as soon as it is known, once.
 func (c *Console) greet() {
 	if h := c.Node.Host; h != nil && !c.greeted {

@@ -29,7 +29,7 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `sci-agent: step identity ok
-sci-agent: host node1 (role node)
+sci-agent: host node1 (role solo)
 sci-agent: step hostname ok
 sci-agent: step networks ok
 sci-agent: step time ok
@@ -39,12 +39,12 @@ sci-agent: ready
 	if d := cmp.Diff(want, m.console()); d != "" {
 		t.Errorf("/dev/console (-want +got):\n%s", d)
 	}
-	m.wantFile(bannerFile, "SCI-CD: node1.lab.example (role node) is ready.\n  lan 192.168.50.11, backbone 10.101.200.11\n  Details: sci-agent status\n\n")
+	m.wantFile(bannerFile, "SCI-CD: node1.lab.example (role solo) is ready.\n  lan 192.168.50.11, backbone 10.101.200.11\n  Details: sci-agent status\n\n")
 	if m.calls[len(m.calls)-1] != "agetty --reload" {
 		t.Errorf("last command %q; want the prompts shown anew", m.calls[len(m.calls)-1])
 	}
 	st := read(t, filepath.Join(m.root, StateFile))
-	if st.State != IsReady || st.Host != "node1.lab.example" || st.Role != "node" || st.Version != "1.0" || st.Boot != "b00t" {
+	if st.State != IsReady || st.Host != "node1.lab.example" || st.Role != "solo" || st.Version != "1.0" || st.Boot != "b00t" {
 		t.Errorf("state = %+v", st)
 	}
 	if !strings.Contains(journal.String(), "<5>ready\n") {

@@ -24,6 +24,14 @@ type Node struct {
 	Journal io.Writer
 	// Addresses are the addresses of a network interface; nil asks the kernel.
 	Addresses func(iface string) ([]netip.Prefix, error)
+	// Dial connects to another machine over TCP; nil is the network's own.
+	Dial func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
+	// Uptime is the boot and how long it has lasted; nil asks the kernel.
+	Uptime func() (boot string, up time.Duration, err error)
+	// Version is the agent's.
+	Version string
+	// Say tells a person before the console something; nil drops it.
+	Say func(text string)
 	// Settle is how long the network may take to become what was written,
 	// 0 means 1 min.
 	Settle time.Duration
@@ -32,19 +40,26 @@ type Node struct {
 	Site *site.Site
 	Host *site.Host
 
-	firstLook time.Time // for the host's network card, zero before
+	firstLook time.Time  // for the host's network card, zero before
+	enrolment *enrolment // on the master, while nodes may join
+	verified  bool       // gnt-cluster verify was without errors
 }
 
 // Steps is the plan of a machine, in the order of work. Each needs those before
 // it: nothing is changed on a machine that is not the one the site file means.
 func (n *Node) Steps() []Step {
-	return []Step{
+	steps := []Step{
 		{Name: "identity", Done: n.identityDone, Do: n.identityDo},
 		{Name: "hostname", Done: n.hostnameDone, Do: n.hostnameDo},
 		{Name: "networks", Done: n.networksDone, Do: n.networksDo},
 		{Name: "time", Done: n.timeDone, Do: n.timeDo},
 		{Name: "apt", Done: n.aptDone, Do: n.aptDo},
 	}
+	// Who it is said to be decides on the plan, who it is the first step.
+	if s, h, err := n.claimed(); err == nil && inCluster(s, h) {
+		steps = append(steps, n.clusterSteps()...)
+	}
+	return steps
 }
 
 // Options is what Run needs.
@@ -58,7 +73,7 @@ type Options struct {
 
 // Run is the agent's work from start to ready. Only one agent works at a time.
 func Run(ctx context.Context, o Options) error {
-	n := &Node{Root: o.Root, Runner: o.Runner, Journal: o.Journal}
+	n := &Node{Root: o.Root, Runner: o.Runner, Journal: o.Journal, Version: o.Version}
 	return n.run(ctx, o)
 }
 
@@ -68,7 +83,9 @@ func (n *Node) run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer release()
+	defer n.stopEnrolment()
 	c := &Console{Node: n, Systemd: o.Systemd}
+	n.Say = c.Say
 	p := Plan{
 		Steps: n.Steps(),
 		File:  n.path(StateFile),
@@ -97,6 +114,13 @@ func (n *Node) bootID() string { return n.oneLine("proc/sys/kernel/random/boot_i
 func (n *Node) note(format string, args ...any) {
 	if n.Journal != nil {
 		_, _ = fmt.Fprintf(n.Journal, format+"\n", args...)
+	}
+}
+
+// say writes a line to the console and the journal.
+func (n *Node) say(format string, args ...any) {
+	if n.Say != nil {
+		n.Say(fmt.Sprintf(format, args...))
 	}
 }
 

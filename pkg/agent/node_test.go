@@ -58,7 +58,8 @@ func newMachine(t *testing.T, host string) *machine {
 	}
 	m.node = &Node{Root: m.root, Runner: m, Settle: time.Millisecond,
 		Addresses: func(iface string) ([]netip.Prefix, error) { return m.addrs[iface], nil }}
-	m.write("etc/sci/site.json", labSite)
+	// The plan of one machine; clusters are made in cluster_test.go.
+	m.write("etc/sci/site.json", strings.Replace(labSite, `"name": "node1", "role": "node"`, `"name": "node1", "role": "solo"`, 1))
 	m.write("etc/sci/host", host+"\n")
 	m.write("sys/class/dmi/id/product_serial", "SN-1\n")
 	m.write("proc/sys/kernel/hostname", "localhost\n")

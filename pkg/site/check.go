@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 // checker finds what is wrong in a site that was decoded.
@@ -229,6 +230,18 @@ func (c *checker) cluster() {
 	}
 	if cl.Address.IsValid() {
 		c.inside("cluster.address", "lan", cl.Address)
+	}
+	if d := time.Duration(cl.JoinWithin); d != 0 && (d < time.Hour || d > 720*time.Hour) {
+		c.bug("cluster.joinWithin", "between 1h and 720h", "cluster.joinWithin: %s is too short or too long", cl.JoinWithin)
+	}
+	if cl.CPU != "" {
+		c.matches("cluster.cpu", cl.CPU, "cpu")
+	}
+	if r := cl.DRBD.ResyncRate; r != 0 && (r < 1<<20 || r > 4<<30) {
+		c.bug("cluster.drbd.resyncRate", "between 1MiB and 4GiB a second", "cluster.drbd.resyncRate: %s is too little or too much", r)
+	}
+	if cl.DRBD.SplitBrain != "" {
+		c.matches("cluster.drbd.splitBrain", cl.DRBD.SplitBrain, "splitbrain")
 	}
 }
 

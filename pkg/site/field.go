@@ -75,6 +75,12 @@ func formOf(pattern string) form {
 		return form{`^([0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}$`, "six pairs of hexadecimal digits, such as 52:54:00:5c:1c:01"}
 	case "size":
 		return form{`^[0-9]+(\.[0-9]+)? ?([KMGT]iB|[kKMGT]B|[MGT]|B)$`, "a number with a unit: 480GB (powers of 1000) or 447GiB (powers of 1024)"}
+	case "duration":
+		return form{`^[0-9]+h$`, "a number of hours, such as 24h"}
+	case "cpu":
+		return form{`^[A-Za-z0-9][A-Za-z0-9_.+,-]*$`, "a name of: kvm -cpu help"}
+	case "splitbrain":
+		return form{`^(lossless|disconnect)$`, "lossless or disconnect"}
 	case "profile":
 		return form{`^[A-Za-z0-9][A-Za-z0-9_-]*$`, "letters, digits, hyphens and underscores"}
 	case "package":

@@ -73,7 +73,7 @@ func schemaOf(t reflect.Type, pattern string) *schema {
 // isText reports whether a type is written as text.
 func isText(t reflect.Type) bool {
 	switch t {
-	case reflect.TypeFor[netip.Addr](), reflect.TypeFor[netip.Prefix](), reflect.TypeFor[Size]():
+	case reflect.TypeFor[netip.Addr](), reflect.TypeFor[netip.Prefix](), reflect.TypeFor[Size](), reflect.TypeFor[Duration]():
 		return true
 	}
 	return t.Kind() == reflect.String

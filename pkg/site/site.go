@@ -68,11 +68,27 @@ type Network struct {
 	NTP     []string     `yaml:"ntp" json:"ntp,omitempty" doc:"Time servers, as names or addresses. Empty: Debian's pool."`
 }
 
-// Cluster is the name and address under which the cluster's master answers.
+// Cluster is the Ganeti cluster that the hosts of role node form. The first of
+// them becomes its master.
 type Cluster struct {
-	Name    string     `yaml:"name" json:"name" need:"yes" pattern:"label" doc:"Host name of the cluster, without the domain."`
-	Address netip.Addr `yaml:"address" json:"address,omitzero" need:"yes" pattern:"address" doc:"Address of the cluster's master in the network lan. No host may have it."`
+	Name       string     `yaml:"name" json:"name" need:"yes" pattern:"label" doc:"Host name of the cluster, without the domain."`
+	Address    netip.Addr `yaml:"address" json:"address,omitzero" need:"yes" pattern:"address" doc:"Address of the cluster's master in the network lan. No host may have it."`
+	JoinWithin Duration   `yaml:"joinWithin" json:"joinWithin,omitzero" default:"24h" pattern:"duration" doc:"How long the master, from its first boot, lets the site's other nodes join by themselves, in hours of running: 1h to 720h. Later a node joins when an admin says so: sci-agent join."`
+	CPU        string     `yaml:"cpu" json:"cpu,omitempty" pattern:"cpu" doc:"CPU model that instances see, as QEMU names it. Empty: Westmere or Nehalem, whichever all nodes have when the cluster is formed, so that instances can move between unequal nodes."`
+	DRBD       DRBD       `yaml:"drbd" json:"drbd,omitzero" doc:"How disks are replicated."`
 }
+
+// DRBD is how disks are replicated between two nodes.
+type DRBD struct {
+	ResyncRate Size   `yaml:"resyncRate" json:"resyncRate,omitzero" default:"60MiB" pattern:"size" doc:"How much a second a disk that lags behind may take of the network."`
+	SplitBrain string `yaml:"splitBrain" json:"splitBrain,omitempty" default:"lossless" pattern:"splitbrain" doc:"What happens when both sides of a disk were written to while apart. lossless: Ganeti's rules, which join the two only where one side has written nothing. disconnect: they never join by themselves. Neither loses a write."`
+}
+
+// How a site wants DRBD to end a split brain.
+const (
+	Lossless   = "lossless"
+	Disconnect = "disconnect"
+)
 
 // Host is one machine of the site.
 type Host struct {
@@ -108,6 +124,21 @@ type Disk struct {
 	MinSize Size   `yaml:"minSize" json:"minSize,omitzero" pattern:"size" doc:"Smallest size of the disk: 480GB (powers of 1000, as disks are sold) or 447GiB (powers of 1024)."`
 	Fixed   bool   `yaml:"fixed" json:"fixed,omitempty" default:"false" doc:"true: the disk stays in this machine, so that its initramfs holds this machine's drivers only (MODULES=dep) and boots faster. Without it, the disk boots in any machine."`
 	Wipe    bool   `yaml:"wipe" json:"wipe,omitempty" default:"false" doc:"true: install even on a disk that holds data, and lose it. Without it, only an empty disk is taken."`
+}
+
+// NodeRole is the role of the machines that form the cluster.
+const NodeRole = "node"
+
+// Nodes are the hosts that form the cluster, in the order of the file; none
+// where the site has no cluster. The first one forms it.
+func (s *Site) Nodes() []*Host {
+	var list []*Host
+	for i := range s.Hosts {
+		if h := &s.Hosts[i]; s.Cluster != nil && h.Role == NodeRole && !h.Virtual {
+			list = append(list, h)
+		}
+	}
+	return list
 }
 
 // FQDN is the full name of a host or of the cluster.

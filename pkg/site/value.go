@@ -5,6 +5,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Secret is a value that no message and no log may show: every fmt verb prints
@@ -78,4 +79,25 @@ func (z Size) String() string {
 		}
 	}
 	return "0B"
+}
+
+// Duration is a number of whole hours.
+type Duration time.Duration
+
+// UnmarshalText reads a number of hours: 24h.
+func (d *Duration) UnmarshalText(text []byte) error {
+	digits, ok := strings.CutSuffix(string(text), "h")
+	n, err := strconv.ParseUint(digits, 10, 16)
+	if !ok || err != nil {
+		return fmt.Errorf("%q is no number of hours", text)
+	}
+	*d = Duration(time.Duration(n) * time.Hour)
+	return nil
+}
+
+// MarshalText writes the number of hours.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+func (d Duration) String() string {
+	return strconv.FormatInt(int64(time.Duration(d)/time.Hour), 10) + "h"
 }

@@ -1,0 +1,199 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/skycover/sci-cd/pkg/ganeti"
+	"github.com/skycover/sci-cd/pkg/site"
+)
+
+const (
+	volumeGroup = "xenvg" // as preseed/disk.yaml names it
+	lan         = "lan"
+	backbone    = "backbone"
+	// formingFile is there while gnt-cluster init runs: what it left is worth
+	// nothing if it was cut off.
+	formingFile = "var/lib/sci/cluster.forming"
+)
+
+// clusterSteps are those of a node of the cluster. The first node of the site
+// forms the cluster, the others join it; from then on Ganeti knows who the
+// master is, and the master alone works on what belongs to all.
+func (n *Node) clusterSteps() []Step {
+	return []Step{
+		{Name: "storage", Done: n.storageDone, Do: n.storageDo},
+		{Name: "drbd", Done: n.drbdDone, Do: n.drbdDo},
+		{Name: "os", Done: n.osDone, Do: n.osDo},
+		{Name: "cluster", Done: n.clusterDone, Do: n.clusterDo, Timeout: 30 * time.Minute},
+		{Name: "nodes", Done: n.nodesDone, Do: n.nodesDo, Timeout: time.Hour},
+		{Name: "parameters", Done: n.parametersDone, Do: n.parametersDo},
+		{Name: "configuration", Done: n.configurationDone, Do: n.configurationDo},
+		{Name: "verify", Done: n.verifyDone, Do: n.verifyDo, Timeout: 30 * time.Minute},
+	}
+}
+
+// inCluster reports whether a host of the site is to be a node of the cluster.
+func inCluster(s *site.Site, h *site.Host) bool {
+	return s.Cluster != nil && h.Role == site.NodeRole && !h.Virtual
+}
+
+func (n *Node) ganeti() *ganeti.Cluster {
+	return &ganeti.Cluster{Root: n.Root, Runner: n.Runner, Log: n.Journal}
+}
+
+func (n *Node) clusterName() string { return n.Site.FQDN(n.Site.Cluster.Name) }
+
+// master reports whether this machine is the master of the cluster.
+func (n *Node) master() (bool, error) {
+	name, err := n.ganeti().Master()
+	return name == n.fqdn(), err
+}
+
+// first reports whether this machine is the one that forms the cluster.
+func (n *Node) first() bool {
+	nodes := n.Site.Nodes()
+	return len(nodes) > 0 && nodes[0].Name == n.Host.Name
+}
+
+// others are the site's other nodes.
+func (n *Node) others() []*site.Host {
+	var list []*site.Host
+	for _, h := range n.Site.Nodes() {
+		if h.Name != n.Host.Name {
+			list = append(list, h)
+		}
+	}
+	return list
+}
+
+// between is the network over which this machine speaks to another node before
+// they are one cluster: the backbone, where both are on it, since that is a
+// cable or a switch of its own, else lan.
+func (n *Node) between(h *site.Host) string {
+	if n.Host.Addresses[backbone].IsValid() && h.Addresses[backbone].IsValid() {
+		return backbone
+	}
+	return lan
+}
+
+// clusterDone reports whether this machine is in the site's cluster and
+// Ganeti's daemons run on it.
+func (n *Node) clusterDone(ctx context.Context) (bool, error) {
+	g := n.ganeti()
+	name, err := g.Name()
+	if err != nil || name == "" || n.exists(formingFile) {
+		return false, err
+	}
+	if name != n.clusterName() {
+		return false, Stop(fmt.Errorf("this machine is a node of another cluster, %s", name),
+			"correct cluster.name in the site file; or, if that cluster is gone, install this machine anew")
+	}
+	master, err := n.master()
+	if err != nil {
+		return false, err
+	}
+	return g.Up(ctx, master)
+}
+
+func (n *Node) clusterDo(ctx context.Context) error {
+	g := n.ganeti()
+	name, err := g.Name()
+	if err != nil {
+		return err
+	}
+	if name != "" && !n.exists(formingFile) {
+		return g.Start(ctx)
+	}
+	if !n.first() {
+		return n.join(ctx)
+	}
+	if n.oneLine("sys/class/net/"+lan+"/carrier") != "1" {
+		return &Waiting{For: "a link on the network " + lan}
+	}
+	// A first node that was installed anew finds its cluster alive.
+	who, err := n.otherCluster(ctx)
+	if err != nil {
+		return err
+	}
+	if who != "" {
+		n.note("step cluster: %s is in a cluster already, so this machine joins", who)
+		return n.join(ctx)
+	}
+	return n.form(ctx)
+}
+
+// otherCluster is who already answers as a node of a cluster, "" for nobody.
+func (n *Node) otherCluster(ctx context.Context) (string, error) {
+	for _, h := range n.others() {
+		if n.answers(ctx, h.Addresses[lan], ganeti.NodedPort) {
+			return h.Name, nil
+		}
+	}
+	if n.answers(ctx, n.Site.Cluster.Address, ganeti.NodedPort) && !n.exists(formingFile) {
+		return n.clusterName(), nil
+	}
+	return "", nil
+}
+
+// answers reports whether somebody listens there.
+func (n *Node) answers(ctx context.Context, a netip.Addr, port uint16) bool {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	c, err := n.dial(ctx, netip.AddrPortFrom(a, port))
+	if err != nil {
+		return false
+	}
+	_ = c.Close()
+	return true
+}
+
+func (n *Node) dial(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
+	if n.Dial != nil {
+		return n.Dial(ctx, a)
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, "tcp", a.String())
+}
+
+// form makes this machine the master of a new cluster.
+func (n *Node) form(ctx context.Context) error {
+	g := n.ganeti()
+	if n.exists(formingFile) {
+		n.note("step cluster: an initialisation was cut off; it starts again from nothing")
+		if err := g.Reset(ctx); err != nil {
+			return err
+		}
+	}
+	cpu, err := n.cpuModel(nil)
+	if err != nil {
+		return err
+	}
+	parameters, err := n.wantParameters(ctx, nil, cpu)
+	if err != nil {
+		return err
+	}
+	o := ganeti.InitOptions{
+		Name: n.clusterName(), Netmask: n.Site.Networks[lan].Subnet.Bits(), Interface: lan,
+		Group: volumeGroup, Parameters: parameters,
+	}
+	if a := n.Host.Addresses[backbone]; a.IsValid() {
+		o.Secondary = a.String()
+	}
+	if err := writeFile(n.path(formingFile), []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600); err != nil {
+		return err
+	}
+	if err := g.Init(ctx, o); err != nil {
+		return err
+	}
+	return os.Remove(n.path(formingFile))
+}
+
+// errNoNodes is a plan of a cluster in a site without one: a fault of ours.
+var errNoNodes = errors.New("the site file names no nodes")
