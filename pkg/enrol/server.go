@@ -19,7 +19,7 @@ import (
 type Server struct {
 	Ledger *Ledger
 	// Answer is what a machine that was accepted is told. An error makes the
-	// machine ask again later. It is called for repeated claims, too.
+	// machine ask again later. It has 30 s, and is called for repeated claims, too.
 	Answer func(ctx context.Context, c Claim) (Reply, error)
 	// Claimed hears of each claim that was accepted, repeated ones too; nil is
 	// deaf. It should return soon; Ledger.Claims has all of them at any time.
@@ -58,7 +58,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("POST "+joinPath, sv.join)
 	mux.HandleFunc("GET "+statePath, sv.state)
 	srv := &http.Server{
-		Handler:     http.TimeoutHandler(mux, requestTime, ""),
+		Handler:     mux,
 		ReadTimeout: handshakeTime, WriteTimeout: requestTime + handshakeTime, MaxHeaderBytes: 8 << 10,
 		BaseContext:  func(net.Listener) context.Context { return ctx },
 		ErrorLog:     slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
@@ -229,7 +229,9 @@ func (sv *serving) join(w http.ResponseWriter, r *http.Request) {
 	if sv.failed(w, c, err) {
 		return
 	}
-	reply, err := sv.Answer(r.Context(), c)
+	ctx, cancel := context.WithTimeout(r.Context(), requestTime)
+	defer cancel()
+	reply, err := sv.Answer(ctx, c)
 	if err == nil {
 		err = reply.check()
 	}
