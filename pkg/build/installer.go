@@ -64,7 +64,7 @@ func makeInstaller(ctx context.Context, o Options, l *lock.Lock, files map[strin
 	if err != nil {
 		return nil, err
 	}
-	own, err := siteSegment(o, image.stock, classes, key, when)
+	own, err := siteSegment(o, image.stock, l, classes, key, when)
 	if err != nil {
 		return nil, err
 	}
@@ -208,8 +208,9 @@ func baseSegment(ctx context.Context, o Options, l *lock.Lock, files map[string]
 }
 
 // siteSegment is the part of the initrd that belongs to the site: the agent,
-// the site file, the answers, the key by which the medium is believed.
-func siteSegment(o Options, stock *initrd.Stock, classes []*profile.Selection, key *pgp.Key, when time.Time) ([]byte, error) {
+// the site file, the answers, the key by which the medium is believed, and what
+// each node proves itself with.
+func siteSegment(o Options, stock *initrd.Stock, l *lock.Lock, classes []*profile.Selection, key *pgp.Key, when time.Time) ([]byte, error) {
 	t := &tree.Tree{}
 	siteJSON, err := o.Site.JSON()
 	if err != nil {
@@ -226,6 +227,9 @@ func siteSegment(o Options, stock *initrd.Stock, classes []*profile.Selection, k
 		t.AddBytes("sci/disk.yaml", 0o644, disk),
 	)
 	if err != nil {
+		return nil, err
+	}
+	if err := addCredentials(t, o, l, key); err != nil {
 		return nil, err
 	}
 	var ask settings

@@ -2,8 +2,17 @@ package enrol
 
 import (
 	"errors"
+	"fmt"
+	"io"
+	"io/fs"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
 	"time"
+
+	"github.com/skycover/sci-cd/pkg/hint"
 )
 
 // Window is how long after the master's first boot the hosts may join, unless
@@ -13,7 +22,7 @@ const Window = 24 * time.Hour
 // LedgerOptions are what a ledger is made from.
 type LedgerOptions struct {
 	// Credential is the master's own; it is kept in the ledger. Nil: the ledger
-	// has one already.
+	// has one already, or nobody may join until Open is given one.
 	Credential *Credential
 	// Hosts may join: the site's nodes without the master.
 	Hosts []Host
@@ -34,12 +43,6 @@ type LedgerOptions struct {
 type Ledger struct {
 	path string
 	o    LedgerOptions
-}
-
-// OpenLedger opens the ledger at path and makes it where there is none. A
-// damaged one is an error: it is not begun anew behind an admin's back.
-func OpenLedger(path string, o LedgerOptions) (*Ledger, error) {
-	return &Ledger{path, o}, errors.New("not written yet")
 }
 
 // EntryState is how far a host is in the ledger.
@@ -78,35 +81,250 @@ type Claim struct {
 	Request    Request
 }
 
+// OpenLedger opens the ledger at path and makes it where there is none. A
+// damaged one is an error: it is not begun anew behind an admin's back.
+func OpenLedger(path string, o LedgerOptions) (*Ledger, error) {
+	if o.Window == 0 {
+		o.Window = Window
+	}
+	if o.Uptime == nil {
+		o.Uptime = uptime
+	}
+	if o.Window < 0 || o.Window > forever {
+		return nil, fmt.Errorf("cannot open the ledger: a window of %v", o.Window)
+	}
+	if o.Credential != nil {
+		if err := o.Credential.check(); err != nil {
+			return nil, fmt.Errorf("cannot open the ledger: credential: %w", err)
+		}
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("cannot open the ledger: %w", err)
+	}
+	l := &Ledger{path, o}
+	return l, l.change(func(b *book) error {
+		b.add(o.Hosts, o.Credential, o.Window)
+		return nil
+	})
+}
+
 // Claim decides whether a machine may join as a host and binds the host to it.
 // The same machine may claim again until it has joined. A refusal is a
 // *RefusedError.
-func (l *Ledger) Claim(c Claim) error { return errors.New("not written yet") }
+func (l *Ledger) Claim(c Claim) error {
+	return l.change(func(b *book) error {
+		if refused := b.claim(c, l.people(), now()); refused != nil {
+			return refused
+		}
+		return nil
+	})
+}
 
 // Joined records that the host is in the cluster: its credential is worth
 // nothing from now on.
-func (l *Ledger) Joined(host string) error { return errors.New("not written yet") }
+func (l *Ledger) Joined(host string) error {
+	return l.change(func(b *book) error { return b.joined(host, now()) })
+}
 
 // Open lets a host join once more, whatever it was: an admin's word. window
 // counts from now, 0 means as in LedgerOptions. newer, where it is not nil, is
 // the credential of the master from the medium that the host was installed
 // from: from now on that medium alone admits this host.
 func (l *Ledger) Open(host string, window time.Duration, newer *Credential) error {
-	return errors.New("not written yet")
+	if window == 0 {
+		window = l.o.Window
+	}
+	if newer != nil {
+		if err := newer.check(); err != nil {
+			return fmt.Errorf("cannot open the ledger for %s: credential: %w", host, err)
+		}
+	}
+	err := l.change(func(b *book) error {
+		if newer != nil && len(b.Media) > 0 && b.Media[0].Host != newer.Host {
+			return hint.New(fmt.Errorf("the credential is that of %s", newer.Host), "give that of the master, "+b.Media[0].Host)
+		}
+		return b.open(host, window, newer, now())
+	})
+	if errors.Is(err, errNoMedium) {
+		err = hint.New(err, "give the credential of this machine from the medium that "+host+" was installed from")
+	}
+	if err != nil {
+		return fmt.Errorf("cannot let %s join: %w", host, err)
+	}
+	return nil
 }
 
 // Expired reports whether the host's time to join is over and it has not joined.
-func (l *Ledger) Expired(host string) (bool, error) { return false, errors.New("not written yet") }
+func (l *Ledger) Expired(host string) (expired bool, err error) {
+	b, err := l.look()
+	if err != nil {
+		return false, err
+	}
+	r := b.Hosts[host]
+	return r == nil || b.expired(r), nil
+}
 
 // Entries are what the ledger says of all hosts, in the order of their names.
-func (l *Ledger) Entries() ([]Entry, error) { return nil, errors.New("not written yet") }
+func (l *Ledger) Entries() ([]Entry, error) {
+	b, err := l.look()
+	if err != nil {
+		return nil, err
+	}
+	var list []Entry
+	for _, name := range b.names(func(*record) bool { return true }) {
+		list = append(list, b.entry(name))
+	}
+	return list, nil
+}
 
 // Claims are the machines that are to be taken in, by the hosts' names: claimed
 // in time and not joined.
-func (l *Ledger) Claims() ([]Claim, error) { return nil, errors.New("not written yet") }
+func (l *Ledger) Claims() ([]Claim, error) {
+	b, err := l.look()
+	if err != nil {
+		return nil, err
+	}
+	var list []Claim
+	for _, name := range b.names(func(r *record) bool { return r.State == StateClaimed && !b.expired(r) }) {
+		list = append(list, *b.Hosts[name].Claim)
+	}
+	return list, nil
+}
 
 // Pending are the hosts that may still join: neither joined nor expired.
-func (l *Ledger) Pending() ([]string, error) { return nil, errors.New("not written yet") }
+func (l *Ledger) Pending() ([]string, error) {
+	b, err := l.look()
+	if err != nil {
+		return nil, err
+	}
+	return b.names(func(r *record) bool { return r.State != StateJoined && !b.expired(r) }), nil
+}
 
 // Tick counts the running time. Server does it once a minute.
-func (l *Ledger) Tick() error { return errors.New("not written yet") }
+func (l *Ledger) Tick() error { return l.change(func(*book) error { return nil }) }
+
+// media are the master's credentials, one of each medium.
+func (l *Ledger) media() ([]Credential, error) {
+	b, err := l.look()
+	if err != nil {
+		return nil, err
+	}
+	return b.Media, nil
+}
+
+// status is how far a machine is.
+func (l *Ledger) status(c Claim) (Phase, error) {
+	b, err := l.look()
+	if err != nil {
+		return "", err
+	}
+	phase, refused := b.status(c, l.people())
+	if refused != nil {
+		return phase, refused
+	}
+	return phase, nil
+}
+
+func (l *Ledger) people() people { return people{l.o.Hosts, l.o.Others} }
+
+// look reads the book as it is now. Nothing is written: readers need no lock,
+// since the file is only ever replaced as a whole.
+func (l *Ledger) look() (*book, error) {
+	b, err := l.read()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the ledger: %w", err)
+	}
+	return b, nil
+}
+
+// change reads the book, lets f change it and writes it, alone. If f fails,
+// nothing is written, and its error comes back as it is.
+func (l *Ledger) change(f func(*book) error) error {
+	unlock, err := l.lock()
+	if err != nil {
+		return fmt.Errorf("cannot lock the ledger: %w", err)
+	}
+	defer unlock()
+	b, err := l.look()
+	if err != nil {
+		return err
+	}
+	if err := f(b); err != nil {
+		return err
+	}
+	data, err := b.bytes()
+	if err == nil {
+		err = writeFile(l.path, data, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write the ledger: %w", err)
+	}
+	return nil
+}
+
+// lock holds a lock file of its own: the ledger itself is replaced.
+func (l *Ledger) lock() (unlock func(), err error) {
+	f, err := os.OpenFile(l.path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX); !errors.Is(err, syscall.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return func() { _ = f.Close() }, nil // which unlocks
+}
+
+// read is the book with the time counted up to now. A missing file is an empty
+// book.
+func (l *Ledger) read() (*book, error) {
+	b := &book{Hosts: make(map[string]*record)}
+	f, err := os.Open(l.path)
+	switch {
+	case err == nil:
+		defer func() { _ = f.Close() }()
+		data, err := io.ReadAll(io.LimitReader(f, maxLedger+1))
+		if err != nil {
+			return nil, err
+		}
+		if len(data) > maxLedger {
+			return nil, fmt.Errorf("%s has more than %d bytes", l.path, maxLedger)
+		}
+		if b, err = parseBook(data); err != nil {
+			return nil, hint.New(fmt.Errorf("%s: %w", l.path, err), "move it away if nobody is to join any more, or if all who have joined are to be able to join again")
+		}
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, err
+	}
+	boot, up, err := l.o.Uptime()
+	if err != nil {
+		return nil, err
+	}
+	b.advance(boot, up)
+	return b, nil
+}
+
+// uptime asks the kernel. /proc/uptime is CLOCK_BOOTTIME (proc_uptime(5)): no
+// clock that anybody sets moves it, and time asleep counts.
+func uptime() (boot string, up time.Duration, err error) {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", 0, fmt.Errorf("cannot tell how long the machine runs: %w", err)
+	}
+	data, err := os.ReadFile("/proc/uptime")
+	if err != nil {
+		return "", 0, fmt.Errorf("cannot tell how long the machine runs: %w", err)
+	}
+	seconds, _, _ := strings.Cut(string(data), " ")
+	if up, err = time.ParseDuration(seconds + "s"); err != nil {
+		return "", 0, fmt.Errorf("cannot tell how long the machine runs: %w", err)
+	}
+	return strings.TrimSpace(string(id)), up, nil
+}
+
+func now() time.Time { return time.Now().UTC().Truncate(time.Second) }

@@ -1,6 +1,21 @@
 package enrol
 
-import "errors"
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// Bounds of what one side sends to the other.
+const (
+	maxBody  = 64 << 10 // bytes
+	maxKeys  = 8        // SSH keys
+	maxFlags = 1024     // CPU flags
+	maxLine  = 512      // bytes of a message for people
+)
 
 // Request is what a joining node says of itself.
 type Request struct {
@@ -36,6 +51,154 @@ type Status struct {
 	Message string `json:"message,omitempty"`
 }
 
-// Machine is the SHA-256, in hex, over a machine's SSH public host keys; their
-// order and comments do not matter. It is what a claim is bound to.
-func Machine(hostKeys []string) (string, error) { return "", errors.New("not written yet") }
+// refusal is a RefusedError on its way.
+type refusal struct {
+	State   Phase  `json:"state"` // PhaseRefused
+	Reason  Reason `json:"reason"`
+	Message string `json:"message"`
+}
+
+// decode reads one JSON value and nothing else; members that v does not have
+// are errors.
+func decode(data []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("there is something behind the end")
+	}
+	return nil
+}
+
+func parseRequest(data []byte) (Request, error) {
+	var r Request
+	if err := decode(data, &r); err != nil {
+		return Request{}, err
+	}
+	return r, r.check()
+}
+
+func (r Request) check() error {
+	if !isLabel(r.Host) {
+		return fmt.Errorf("%.80q is no name of a host", r.Host)
+	}
+	if len(r.CPUFlags) > maxFlags {
+		return fmt.Errorf("%d CPU flags, at most %d", len(r.CPUFlags), maxFlags)
+	}
+	for _, f := range r.CPUFlags {
+		if !isWord(f, 64) {
+			return fmt.Errorf("%.80q is no CPU flag", f)
+		}
+	}
+	if len(r.Agent) > 64 || !isPrintable(r.Agent) {
+		return fmt.Errorf("%.80q is no version", r.Agent)
+	}
+	return checkKeys(r.HostKeys)
+}
+
+func parseReply(data []byte) (Reply, error) {
+	var r Reply
+	if err := decode(data, &r); err != nil {
+		return Reply{}, err
+	}
+	return r, r.check()
+}
+
+func (r Reply) check() error {
+	if !isDomain(r.Cluster) || !isDomain(r.Master) {
+		return fmt.Errorf("%.80q, %.80q are no full names", r.Cluster, r.Master)
+	}
+	if err := checkKeys(r.RootKeys); err != nil {
+		return fmt.Errorf("keys of root: %w", err)
+	}
+	if err := checkKeys(r.HostKeys); err != nil {
+		return fmt.Errorf("host keys: %w", err)
+	}
+	return nil
+}
+
+func parseStatus(data []byte) (Status, error) {
+	var s Status
+	if err := decode(data, &s); err != nil {
+		return Status{}, err
+	}
+	switch s.State {
+	case PhaseOpen, PhaseClaimed, PhaseJoining, PhaseJoined:
+		s.Message = oneLine(s.Message)
+		return s, nil
+	}
+	return Status{}, fmt.Errorf("unknown state %.40q", s.State)
+}
+
+func parseRefusal(data []byte) (*RefusedError, error) {
+	var r refusal
+	if err := decode(data, &r); err != nil {
+		return nil, err
+	}
+	if r.State != PhaseRefused || !isWord(string(r.Reason), 40) || r.Message == "" {
+		return nil, errors.New("it is no refusal")
+	}
+	return &RefusedError{r.Reason, oneLine(r.Message)}, nil
+}
+
+// isLabel: letters, digits and hyphens, as a host's name without the domain
+// (RFC 1123, 2.1), in lower case.
+func isLabel(s string) bool {
+	if s == "" || len(s) > 63 || s[0] == '-' || s[len(s)-1] == '-' {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; !('a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-') {
+			return false
+		}
+	}
+	return true
+}
+
+// isDomain: labels with dots between them; room is left for one more.
+func isDomain(s string) bool {
+	if len(s) > 200 || !strings.Contains(s, ".") {
+		return false
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if !isLabel(label) {
+			return false
+		}
+	}
+	return true
+}
+
+func isWord(s string, most int) bool {
+	if s == "" || len(s) > most {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '-' || c == '.') {
+			return false
+		}
+	}
+	return true
+}
+
+// isPrintable: ASCII without control characters, which a console would obey.
+func isPrintable(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// oneLine is a text from the other side, fit for a console.
+func oneLine(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, s)
+	return s[:min(len(s), maxLine)]
+}

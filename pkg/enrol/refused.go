@@ -1,5 +1,11 @@
 package enrol
 
+import (
+	"fmt"
+
+	"github.com/skycover/sci-cd/pkg/hint"
+)
+
 // Reason says why somebody was refused.
 type Reason string
 
@@ -24,3 +30,36 @@ type RefusedError struct {
 }
 
 func (e *RefusedError) Error() string { return e.Message }
+
+// Advice is what a person may do about it, "" if there is nothing to say. Join
+// and Ask attach it as pkg/hint does.
+func (e *RefusedError) Advice(host string) string {
+	again := "run on the master: sci-agent join " + host
+	switch e.Reason {
+	case Used:
+		return "if this machine was installed anew and is to join again, " + again
+	case Expired:
+		return again
+	case AnotherMachine:
+		return "find out which machine is " + host + " in the cluster: somebody may have used this medium before you; if it is this one, installed anew, " + again
+	case UnknownHost, WrongRole, WrongAddress:
+		return "compare the site file on the master with that of the medium; network cables may be swapped"
+	case WrongMedium:
+		return "install all machines from one medium; for a newer one, " + again
+	case Impostor:
+		return "find out which machine has the master's address"
+	}
+	return ""
+}
+
+func refuse(reason Reason, format string, args ...any) *RefusedError {
+	return &RefusedError{reason, fmt.Sprintf(format, args...)}
+}
+
+// advised is the refusal with its advice, as an error.
+func advised(e *RefusedError, host string) error {
+	if advice := e.Advice(host); advice != "" {
+		return hint.New(e, advice)
+	}
+	return e
+}

@@ -22,6 +22,10 @@ var scanned = []string{"boot/", "etc/", "home/", "opt/", "root/", "srv/", "var/"
 
 var privateKey = regexp.MustCompile(`-----BEGIN [A-Z0-9 ]*PRIVATE KEY( BLOCK)?-----\n`)
 
+// credential is the mark of pkg/enrol's credentials, and of the master's ledger,
+// which holds one.
+var credential = regexp.MustCompile(`"kind":\s*"sci-cd enrolment credential"`)
+
 // Check reads a tar and reports what must not be in an image: files that belong
 // to one machine, private keys, password hashes, and the traces, which are the
 // names and identities of the machine that it was made on.
@@ -74,6 +78,9 @@ func below(name string, dirs []string) bool {
 func secret(name string, data []byte, traces []string) string {
 	if privateKey.Match(data) {
 		return "a private key"
+	}
+	if credential.Match(data) {
+		return "a credential for joining a cluster"
 	}
 	if base := path.Base(name); path.Dir(name) == "etc" && (base == "shadow" || base == "shadow-" || base == "gshadow" || base == "gshadow-") {
 		for _, line := range strings.Split(string(data), "\n") {

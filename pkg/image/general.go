@@ -40,7 +40,8 @@ var rules = []rule{
 	// who the machine is
 	{"etc/machine-id", None}, {"var/lib/dbus/machine-id", None},
 	{"etc/hostname", None}, {"etc/hosts", None}, {"etc/resolv.conf", None},
-	{"etc/sci/*", None},
+	{"etc/sci/*", None}, // enrol.json with them: what a node proves itself with
+	{"var/lib/sci/*", None},
 	{"etc/iscsi/initiatorname.iscsi", None}, {"etc/nvme/hostid", None}, {"etc/nvme/hostnqn", None},
 	// its keys and other secrets
 	{"etc/ssh/ssh_host_*", None}, {"root/.ssh", Empty}, {"root/.bash_history", None}, {"root/.lesshst", None},

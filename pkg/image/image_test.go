@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/skycover/sci-cd/pkg/enrol"
 	"github.com/skycover/sci-cd/pkg/pgp"
 )
 
@@ -200,6 +201,9 @@ func TestCheck(t *testing.T) {
 		"ssh key":     {"etc/x", "-----BEGIN OPENSSH PRIVATE KEY-----\nMHc", "etc/x holds a private key"},
 		"password":    {"etc/shadow", "root:$y$j9T$x:20000::::::\n", "etc/shadow holds the password of root"},
 		"old file":    {"etc/shadow-", "root:x1:20000::::::\n", "etc/shadow- holds the password of root"},
+		"credential":  {"etc/sci/enrol.json", "x", "etc/sci/enrol.json belongs to one machine"},
+		"ledger":      {"var/lib/sci/enrol.ledger.json", "x", "var/lib/sci/enrol.ledger.json belongs to one machine"},
+		"a copy":      {"root/node1.json", testCredential(t), "root/node1.json holds a credential for joining a cluster"},
 		"trace":       {"etc/mailname", "node1.lab.example\n", `etc/mailname holds "node1.lab.example"`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -214,6 +218,14 @@ func TestCheck(t *testing.T) {
 			}
 		})
 	}
+}
+
+// testCredential is a credential as pkg/enrol writes it.
+func testCredential(t *testing.T) string {
+	t.Helper()
+	issued, err := enrol.Issue(make([]byte, 32), []enrol.Host{{Name: "node1", FQDN: "node1.lab.example"}})
+	must(t, err)
+	return string(issued["node1"].Bytes())
 }
 
 func testDisk(t *testing.T, traces ...string) (*os.File, DiskHead) {

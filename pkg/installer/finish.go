@@ -8,12 +8,14 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/skycover/sci-cd/pkg/enrol"
 	"github.com/skycover/sci-cd/pkg/hint"
 	"github.com/skycover/sci-cd/pkg/site"
 )
@@ -70,13 +72,34 @@ func Finish(ctx context.Context, o Options) error {
 	return nil
 }
 
-// identity writes what the agent reads at first boot.
+// identity writes what the agent reads at first boot: who the machine is, and
+// what it proves it with.
 func (c *chroot) identity(h *site.Host, siteJSON []byte) error {
 	// It may hold the hash of root's password.
 	if err := c.write("/etc/sci/site.json", string(siteJSON), 0o600); err != nil {
 		return err
 	}
+	if err := c.credential(h); err != nil {
+		return err
+	}
 	return c.write("/etc/sci/host", h.Name+"\n", 0o644)
+}
+
+// credential hands over this host's credential for joining the cluster, if the
+// medium has one, and no other host's.
+func (c *chroot) credential(h *site.Host) error {
+	name := filepath.Join(filepath.Dir(c.o.Site), path.Base(enrol.MediumDir), h.Name+".json")
+	own, err := enrol.ReadCredential(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // no node, or no cluster
+	}
+	if err != nil {
+		return err
+	}
+	if own.Host != h.Name {
+		return fmt.Errorf("the credential %s is that of %s", name, own.Host)
+	}
+	return c.write("/"+enrol.File, string(own.Bytes()), 0o600)
 }
 
 // rootAccount sets root's password and keys. Without a hash the account stays

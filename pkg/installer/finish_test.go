@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/skycover/sci-cd/pkg/enrol"
 	"github.com/skycover/sci-cd/pkg/run"
 )
 
@@ -195,5 +198,54 @@ func TestIdentity(t *testing.T) {
 	info, err := os.Stat(filepath.Join(o.Target, "etc/sci/site.json"))
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("site.json: %v, %v; want 0600", info.Mode(), err)
+	}
+}
+
+// TestCredential guards that a machine gets its own credential and nobody
+// else's, that none is needed, and that none of another host is taken.
+func TestCredential(t *testing.T) {
+	dir := t.TempDir()
+	s := testSite(t)
+	o := installerFiles(t, dir, s, testKey(t)).withDefaults()
+	if err := os.MkdirAll(o.Target, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	issued, err := enrol.Issue(make([]byte, 32), []enrol.Host{{Name: "node1", FQDN: "node1.lab.example"}, {Name: "node2", FQDN: "node2.lab.example"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range issued {
+		write(t, filepath.Join(dir, enrol.MediumDir, name+".json"), string(c.Bytes()), 0o600)
+	}
+	c := &chroot{o: o}
+	h, _ := s.Host("node2")
+	if err := c.identity(h, []byte("{}")); err != nil {
+		t.Fatal(err)
+	}
+	got, err := enrol.ReadCredential(filepath.Join(o.Target, enrol.File)) // refuses any mode but 0600
+	if diff := cmp.Diff(issued["node2"], got); diff != "" || err != nil {
+		t.Errorf("credential of node2: %v (-want +got):\n%s", err, diff)
+	}
+	files, err := os.ReadDir(filepath.Join(o.Target, "etc/sci"))
+	if err != nil || len(files) != 3 {
+		t.Errorf("etc/sci: %v, %v; want enrol.json, host, site.json", files, err)
+	}
+	if err := os.Remove(filepath.Join(o.Target, enrol.File)); err != nil {
+		t.Fatal(err)
+	}
+	h, _ = s.Host("sci") // no node
+	if err := c.identity(h, []byte("{}")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(o.Target, enrol.File)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("credential of sci: %v; want none", err)
+	}
+	write(t, filepath.Join(dir, enrol.MediumDir, "sci.json"), string(issued["node1"].Bytes()), 0o600)
+	if err := c.identity(h, []byte("{}")); err == nil || !strings.Contains(err.Error(), "is that of node1") {
+		t.Errorf("with node1's credential: %v", err)
+	}
+	write(t, filepath.Join(dir, enrol.MediumDir, "sci.json"), "{}", 0o600)
+	if err := c.identity(h, []byte("{}")); err == nil {
+		t.Error("a broken credential was taken")
 	}
 }

@@ -11,5 +11,5 @@
 // signature is deterministic.
 //
 // Sources: RFC 9580; RFC 4880 section 7 for the cleartext framework;
-// apt-secure(8), sqv(1), gpgv(1).
+// RFC 5869 for what is derived from a key; apt-secure(8), sqv(1), gpgv(1).
 package pgp

@@ -3,6 +3,8 @@ package pgp
 import (
 	"bytes"
 	"crypto"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -85,6 +87,23 @@ func (k *Key) Public() []byte { return bytes.Clone(k.public) }
 
 // Keyring returns a keyring that trusts this key alone.
 func (k *Key) Keyring() (Keyring, error) { return ReadKeyring(bytes.NewReader(k.public)) }
+
+// Derive makes 32 secret bytes that depend on the private key, the purpose and
+// the salt alone (HKDF-SHA256, RFC 5869). They tell nothing of the key, nor of
+// the bytes of another purpose or another salt. User ids and signatures, which
+// may be added to a key, do not count.
+func (k *Key) Derive(purpose string, salt []byte) ([]byte, error) {
+	var b bytes.Buffer
+	err := k.entity.PrivateKey.Serialize(&b)
+	var out []byte
+	if err == nil {
+		out, err = hkdf.Key(sha256.New, b.Bytes(), salt, purpose, 32)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot derive from key %s: %w", k.Fingerprint(), err)
+	}
+	return out, nil
+}
 
 func armored(kind string, data []byte) []byte {
 	var b bytes.Buffer

@@ -112,6 +112,45 @@ func TestDeterministic(t *testing.T) {
 	}
 }
 
+// TestDerive guards that what is derived depends on the private key, the purpose
+// and the salt, and on nothing else in the key's file.
+func TestDerive(t *testing.T) {
+	k := newKey(t, "lab")
+	derive := func(k *Key, purpose, salt string) string {
+		t.Helper()
+		out, err := k.Derive(purpose, []byte(salt))
+		if err != nil || len(out) != 32 {
+			t.Fatalf("Derive = %d bytes, %v", len(out), err)
+		}
+		return string(out)
+	}
+	again, err := ReadKey(k.Armor())
+	if err != nil {
+		t.Fatal(err)
+	}
+	renamed, err := ReadKey(k.Armor())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := renamed.entity.AddUserId("other", "", "other@lab.example", config(signed)); err != nil {
+		t.Fatal(err)
+	}
+	first := derive(k, "a", "salt")
+	for summary, same := range map[string]string{"again": derive(k, "a", "salt"), "read back": derive(again, "a", "salt"), "user id added": derive(renamed, "a", "salt")} {
+		if same != first {
+			t.Errorf("%s: other bytes", summary)
+		}
+	}
+	for summary, other := range map[string]string{"purpose": derive(k, "b", "salt"), "salt": derive(k, "a", "pepper"), "key": derive(newKey(t, "lab"), "a", "salt")} {
+		if other == first {
+			t.Errorf("another %s gives the same bytes", summary)
+		}
+	}
+	if bytes.Contains(k.private, []byte(first)) {
+		t.Error("the derived bytes stand in the key")
+	}
+}
+
 // expiringKey makes a key that lives for an hour.
 func expiringKey(t testing.TB) *Key {
 	t.Helper()
