@@ -1,0 +1,267 @@
+package ganeti
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/skycover/sci-cd/pkg/run"
+)
+
+// fake is a machine whose commands are recorded and answered by a function.
+type fake struct {
+	calls  []string
+	answer func(line string) (string, error)
+}
+
+func (f *fake) Run(_ context.Context, c run.Cmd) ([]byte, error) {
+	line := strings.Join(c.Argv, " ")
+	f.calls = append(f.calls, line)
+	if f.answer == nil {
+		return nil, nil
+	}
+	out, err := f.answer(line)
+	if err != nil {
+		err = &run.Error{Argv: c.Argv, Output: out, Err: err}
+	}
+	return []byte(out), err
+}
+
+func newCluster(t *testing.T, f *fake, files map[string]string) *Cluster {
+	t.Helper()
+	root := t.TempDir()
+	for name, data := range files {
+		p := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(p, []byte(data), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return &Cluster{Root: root, Runner: f}
+}
+
+func read(t *testing.T, c *Cluster, name string) string {
+	t.Helper()
+	data, err := os.ReadFile(c.path(name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+const config = `{
+  "version": 3010000, "serial_no": 17,
+  "cluster": {
+    "cluster_name": "cluster.lab.example", "master_node": "u1",
+    "hvparams": {"kvm": {"cpu_type": "Nehalem", "serial_console": true, "migration_bandwidth": 100, "kernel_path": "", "vga": null}},
+    "diskparams": {"drbd": {"resync-rate": 61440, "net-custom": "", "dynamic-resync": false}, "plain": {"stripes": 1}},
+    "reserved_lvs": ["xenvg/swap", "xenvg/root"]
+  },
+  "nodes": {
+    "u2": {"name": "node2.lab.example", "primary_ip": "192.168.50.12", "secondary_ip": "10.101.200.12", "master_candidate": true, "offline": false, "drained": false},
+    "u1": {"name": "node1.lab.example", "primary_ip": "192.168.50.11", "secondary_ip": "10.101.200.11", "master_candidate": true, "offline": false, "drained": false}
+  },
+  "instances": {"i1": {"name": "sci.lab.example"}}
+}`
+
+func TestConfig(t *testing.T) {
+	c := newCluster(t, &fake{}, map[string]string{"var/lib/ganeti/config.data": config})
+	got, err := c.Config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &Config{
+		Serial: 17, Name: "cluster.lab.example", Master: "node1.lab.example", Instances: 1,
+		KVM:         map[string]string{"cpu_type": "Nehalem", "serial_console": "true", "migration_bandwidth": "100", "kernel_path": "", "vga": ""},
+		DRBD:        map[string]string{"resync-rate": "61440", "net-custom": "", "dynamic-resync": "false"},
+		ReservedLVs: []string{"xenvg/swap", "xenvg/root"},
+		Nodes: []Node{
+			{"node1.lab.example", "192.168.50.11", "10.101.200.11", true, false, false},
+			{"node2.lab.example", "192.168.50.12", "10.101.200.12", true, false, false},
+		},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("Config (-want +got):\n%s", diff)
+	}
+	if n, ok := got.Node("node2.lab.example"); !ok || n.Secondary != "10.101.200.12" {
+		t.Errorf("Node = %v, %v", n, ok)
+	}
+	if _, ok := got.Node("node3.lab.example"); ok {
+		t.Error("Node finds a node that is not there")
+	}
+}
+
+func TestConfigBad(t *testing.T) {
+	for _, data := range []string{"", "{}", `{"serial_no": 3}`, `{"serial_no": 0, "cluster": {"cluster_name": "x"}}`, `[]`, config[:200]} {
+		if c, err := parseConfig([]byte(data)); err == nil {
+			t.Errorf("parseConfig(%.40q) = %+v, want an error", data, c)
+		}
+	}
+}
+
+func FuzzConfig(f *testing.F) {
+	f.Add([]byte(config))
+	f.Add([]byte(`{"serial_no":1,"cluster":{"cluster_name":"c","hvparams":{"kvm":{"a":[1]}}}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if c, err := parseConfig(data); err == nil && (c.Name == "" || c.Serial <= 0) {
+			t.Errorf("accepted a configuration without name or serial: %+v", c)
+		}
+	})
+}
+
+func TestParameters(t *testing.T) {
+	c, err := parseConfig([]byte(config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	same := Parameters{KVM: map[string]string{"serial_console": "true", "kernel_path": ""},
+		DRBD: map[string]string{"resync-rate": "61440"}, ReservedLVs: []string{"xenvg/root", "xenvg/swap"}}
+	if d := same.Differ(c); !d.Empty() {
+		t.Errorf("Differ of the same = %+v", d)
+	}
+	other := Parameters{KVM: map[string]string{"cpu_type": "Westmere", "serial_console": "true", "kvm_extra": `-a b,c\d`},
+		DRBD: map[string]string{"net-custom": "--after-sb-0pri=disconnect"}, ReservedLVs: []string{"xenvg/root"}}
+	f := &fake{}
+	if err := newCluster(t, f, nil).Modify(t.Context(), other.Differ(c)); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{`gnt-cluster modify --hypervisor-parameters=kvm:cpu_type=Westmere,kvm_extra=-a b\,c\\d` +
+		` --disk-parameters=drbd:net-custom=--after-sb-0pri=disconnect --reserved-lvs=xenvg/root`}
+	if diff := cmp.Diff(want, f.calls); diff != "" {
+		t.Errorf("Modify (-want +got):\n%s", diff)
+	}
+	f = &fake{}
+	if err := newCluster(t, f, nil).Modify(t.Context(), Parameters{}); err != nil || len(f.calls) > 0 {
+		t.Errorf("Modify of nothing: %v, %q", err, f.calls)
+	}
+}
+
+func TestInit(t *testing.T) {
+	f := &fake{}
+	c := newCluster(t, f, nil)
+	if name, err := c.Name(); name != "" || err != nil {
+		t.Errorf("Name without a cluster = %q, %v", name, err)
+	}
+	err := c.Init(t.Context(), InitOptions{Name: "cluster.lab.example", Netmask: 24, Interface: "lan", Secondary: "10.101.200.11", Group: "xenvg",
+		Parameters: Parameters{KVM: map[string]string{"kernel_path": ""}, DRBD: map[string]string{"resync-rate": "61440"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "gnt-cluster init --enabled-hypervisors=kvm --enabled-disk-templates=drbd,plain --vg-name=xenvg --drbd-usermode-helper=/bin/true" +
+		" --master-netdev=lan --master-netmask=24 --nic-parameters=mode=bridged,link=lan --default-iallocator=hail --no-etc-hosts" +
+		" --hypervisor-parameters=kvm:kernel_path= --disk-parameters=drbd:resync-rate=61440 --secondary-ip=10.101.200.11 cluster.lab.example"
+	if diff := cmp.Diff([]string{want}, f.calls); diff != "" {
+		t.Errorf("Init (-want +got):\n%s", diff)
+	}
+}
+
+func TestReset(t *testing.T) {
+	files := map[string]string{
+		"var/lib/ganeti/config.data":         strings.Replace(config, `"i1": {"name": "sci.lab.example"}`, "", 1),
+		"var/lib/ganeti/ssconf_cluster_name": "cluster.lab.example\n",
+		"var/lib/ganeti/server.pem":          "x",
+		"var/lib/ganeti/queue/job-1":         "x",
+	}
+	c := newCluster(t, &fake{}, files)
+	if err := c.Reset(t.Context()); err == nil || !strings.Contains(err.Error(), "2 nodes") {
+		t.Fatalf("Reset of a cluster of two = %v", err)
+	}
+	files["var/lib/ganeti/config.data"] = `{"serial_no": 1, "cluster": {"cluster_name": "c"}, "nodes": {"u1": {"name": "node1"}}}`
+	f := &fake{}
+	c = newCluster(t, f, files)
+	if err := c.Reset(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if name, err := c.Name(); name != "" || err != nil {
+		t.Errorf("Name after Reset = %q, %v", name, err)
+	}
+	left, _ := filepath.Glob(c.path("*"))
+	if len(left) != 1 || filepath.Base(left[0]) != "queue" {
+		t.Errorf("left: %q", left)
+	}
+	if diff := cmp.Diff([]string{"/usr/lib/ganeti/daemon-util stop-all"}, f.calls); diff != "" {
+		t.Errorf("commands (-want +got):\n%s", diff)
+	}
+}
+
+func TestAddNode(t *testing.T) {
+	f := &fake{}
+	c := newCluster(t, f, map[string]string{
+		"etc/ssh/ssh_host_ed25519_key.pub": "ssh-ed25519 MASTER root@node1\n",
+		"var/lib/ganeti/known_hosts":       "cluster.lab.example ssh-rsa CLUSTER\nnode2.lab.example ssh-ed25519 STALE\n",
+		"var/lib/ganeti/ganeti_pub_keys":   "u1 ssh-rsa ONE\nnode2.lab.example ssh-rsa STALE\n",
+	})
+	o := AddOptions{Name: "node2.lab.example", Secondary: "10.101.200.12", HostKeys: []string{"ssh-ed25519 TWO"}}
+	if err := c.AddNode(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	o.Readd = true
+	if err := c.AddNode(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"gnt-node add --secondary-ip=10.101.200.12 node2.lab.example", "gnt-node add --readd node2.lab.example"}
+	if diff := cmp.Diff(want, f.calls); diff != "" {
+		t.Errorf("commands (-want +got):\n%s", diff)
+	}
+	if got, want := read(t, c, "known_hosts"), "cluster.lab.example ssh-rsa CLUSTER\nnode2.lab.example ssh-ed25519 TWO\nnode2.lab.example ssh-ed25519 MASTER\n"; got != want {
+		t.Errorf("known_hosts = %q, want %q", got, want)
+	}
+	if got, want := read(t, c, "ganeti_pub_keys"), "u1 ssh-rsa ONE\n"; got != want {
+		t.Errorf("ganeti_pub_keys = %q, want %q", got, want)
+	}
+}
+
+func TestUp(t *testing.T) {
+	down := ""
+	f := &fake{answer: func(line string) (string, error) {
+		if down != "" && strings.HasSuffix(line, down) {
+			return "", errors.New("exit status 1")
+		}
+		return "", nil
+	}}
+	c := newCluster(t, f, nil)
+	for _, test := range []struct {
+		down   string
+		master bool
+		want   bool
+	}{
+		{"", true, true}, {"", false, true}, {"ganeti-noded", false, false}, {"ganeti-luxid", false, true}, {"ganeti-luxid", true, false},
+	} {
+		down = test.down
+		if got, err := c.Up(t.Context(), test.master); got != test.want || err != nil {
+			t.Errorf("Up(master %v) with %q down = %v, %v; want %v", test.master, test.down, got, err, test.want)
+		}
+	}
+}
+
+func TestVerify(t *testing.T) {
+	bad := `Submitted jobs 21, 22
+Sun Nov 22 20:11:02 2026 * Verifying global settings
+Sun Nov 22 20:11:09 2026   - ERROR: node node2.lab.example: ssh communication with node 'node1.lab.example': timeout
+Sun Nov 22 20:11:10 2026   - WARNING: hypervisor kvm parameter assessment: x
+`
+	f := &fake{answer: func(string) (string, error) { return bad, errors.New("exit status 1") }}
+	v, err := newCluster(t, f, nil).Verify(t.Context())
+	want := Verdict{Problems: []string{
+		"ERROR: node node2.lab.example: ssh communication with node 'node1.lab.example': timeout",
+		"WARNING: hypervisor kvm parameter assessment: x",
+	}}
+	if diff := cmp.Diff(want, v); diff != "" || err != nil {
+		t.Errorf("Verify: %v (-want +got):\n%s", err, diff)
+	}
+	f.answer = func(string) (string, error) { return "Cannot communicate with the master daemon", errors.New("exit status 1") }
+	if _, err := newCluster(t, f, nil).Verify(t.Context()); err == nil {
+		t.Error("Verify hides that it could not check")
+	}
+	f.answer = func(string) (string, error) { return "* Verifying node status\n* Hooks Results\n", nil }
+	if v, err := newCluster(t, f, nil).Verify(t.Context()); err != nil || len(v.Problems) > 0 {
+		t.Errorf("Verify of a sound cluster = %v, %v", v, err)
+	}
+}
