@@ -71,7 +71,7 @@ reproduce: build ## two builds of one site, byte for byte
 bench: build ## ratios, all taken in one run
 	scripts/bench
 
-bench-install: iso ## CPU and wall of a stock, a lean and an image installation
+bench-install: iso ## CPU and wall of a stock, a lean and an image installation; stock and lean compared
 	scripts/bench-install
 
 fuzz: ## each fuzz target for a short while

@@ -47,7 +47,7 @@ const (
 type settings struct {
 	site, agent, leanISO, imageISO, only, dir string
 
-	keep, buildOnly bool
+	keep, buildOnly, compare bool
 }
 
 func main() {
@@ -74,11 +74,15 @@ func flags() settings {
 	flag.StringVar(&s.dir, "dir", "dist/bench-install", "receives media, logs and disks")
 	flag.BoolVar(&s.keep, "keep", false, "keep the installed disks")
 	flag.BoolVar(&s.buildOnly, "build", false, "make the stock medium and stop")
+	flag.BoolVar(&s.compare, "compare", false, "compare what an earlier run has left in -dir, or the facts in two other directories, STOCK and OURS, and stop")
 	flag.Parse()
 	return s
 }
 
 func (s settings) run(ctx context.Context) error {
+	if s.compare {
+		return s.differences(flag.Args())
+	}
 	if err := os.MkdirAll(s.dir, 0o755); err != nil {
 		return err
 	}
@@ -114,7 +118,32 @@ func (s settings) run(ctx context.Context) error {
 			err = terr
 		}
 	}
+	if err == nil && list[0].Name == stock && slices.ContainsFunc(list, func(i benchinstall.Installation) bool { return i.Name == lean }) {
+		err = s.differences(nil)
+	}
 	return err
+}
+
+// differences compares the system that Debian's installer made with ours from
+// packages: the facts in the two directories, or those of this run.
+func (s settings) differences(dirs []string) error {
+	switch len(dirs) {
+	case 0:
+		dirs = []string{filepath.Join(s.dir, stock), filepath.Join(s.dir, lean)}
+	case 2:
+	default:
+		return fmt.Errorf("cannot compare %d directories: want STOCK and OURS, or none", len(dirs))
+	}
+	theirs, err := installtest.ReadFacts(dirs[0])
+	if err != nil {
+		return err
+	}
+	ours, err := installtest.ReadFacts(dirs[1])
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\n%s differs from %s:\n", dirs[1], dirs[0])
+	return benchinstall.Differences(os.Stdout, installtest.CompareStock(theirs, ours))
 }
 
 // installations are those asked for, stock first.
@@ -131,7 +160,7 @@ func (s settings) installations() ([]benchinstall.Installation, error) {
 	var list []benchinstall.Installation
 	for _, i := range []benchinstall.Installation{
 		{Name: stock, ISO: filepath.Join(s.dir, "stock.iso")},
-		{Name: lean, ISO: s.leanISO, Finished: "sci-agent: installed", Goal: leanGoal},
+		{Name: lean, ISO: s.leanISO, Finished: "sci-agent: installed", Ready: "sci-agent: ready", Goal: leanGoal},
 		{Name: image, ISO: s.imageISO, Finished: "sci-agent: installed", Goal: imageGoal},
 	} {
 		switch {
@@ -237,8 +266,8 @@ func manifest(iso string) (*media.Manifest, error) {
 	return summary.About, nil
 }
 
-// facts writes what a booted system is made of, for `sci-cd test --like`, and
-// makes sure that it has the packages that it was to have.
+// facts writes what a booted system is made of, for differences and for `sci-cd
+// test --like`, and makes sure that it has the packages that it was to have.
 func (s settings) facts(ctx context.Context, i benchinstall.Installation, sh *vm.Shell) error {
 	f, err := installtest.CollectFacts(ctx, sh)
 	if err != nil {

@@ -20,6 +20,9 @@ type Installation struct {
 	// Finished is a line of the console without which the end of the machine is
 	// a failure; empty: the end is enough, and the disk is booted to prove it.
 	Finished string
+	// Ready is a line of the console by which the installed system says that it
+	// is all that it is to be: its disk is booted as well then.
+	Ready string
 	// Goal is the highest ratio to the first installation that we want; 0: none.
 	Goal float64
 }
@@ -98,7 +101,7 @@ func (o Options) measure(ctx context.Context, i Installation) (*Figures, error) 
 		return nil, err
 	}
 	o.say("%s: %.0f s CPU, %.0f s wall", i.Name, f.CPU.Seconds(), f.Wall.Seconds())
-	if i.Finished == "" {
+	if i.Finished == "" || i.Ready != "" {
 		return f, o.boot(ctx, f)
 	}
 	return f, nil
@@ -188,9 +191,10 @@ func (o Options) watch(ctx context.Context, m *vm.Machine, start time.Time) erro
 }
 
 // bootLimit bounds the boot of an installed system, in emulation.
-const bootLimit = 20 * time.Minute
+const bootLimit = 30 * time.Minute
 
-// boot boots the installed disk and waits until systemd says that all is up.
+// boot boots the installed disk and waits until all is up: by its own word, if
+// it has one, and by systemd's.
 func (o Options) boot(ctx context.Context, f *Figures) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, bootLimit, fmt.Errorf("the installed system is not up after %s", bootLimit))
 	defer cancel()
@@ -202,6 +206,11 @@ func (o Options) boot(ctx context.Context, f *Figures) error {
 		return err
 	}
 	defer m.Kill()
+	if f.Ready != "" {
+		if _, err := m.Expect(ctx, regexp.QuoteMeta(f.Ready)); err != nil {
+			return withTail(m, err)
+		}
+	}
 	sh, err := m.Shell(ctx)
 	if err != nil {
 		return withTail(m, err)

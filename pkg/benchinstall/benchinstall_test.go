@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/skycover/sci-cd/pkg/installtest"
 )
 
 func TestTable(t *testing.T) {
@@ -28,6 +30,31 @@ func TestTable(t *testing.T) {
 `
 	if diff := cmp.Diff(want, b.String()); diff != "" {
 		t.Errorf("table (-want +got):\n%s", diff)
+	}
+}
+
+func TestDifferences(t *testing.T) {
+	t.Parallel()
+	list := []installtest.Difference{
+		{Class: "path", Name: "/etc/a", A: "file", Expected: "once"},
+		{Class: "path", Name: "/etc/b", A: "file", Expected: "twice"},
+		{Class: "path", Name: "/etc/c", A: "file", Expected: "twice"},
+	}
+	var b strings.Builder
+	if err := Differences(&b, list); err != nil {
+		t.Fatal(err)
+	}
+	expected := "    2  twice\n    1  once\n"
+	if diff := cmp.Diff(expected, b.String()); diff != "" {
+		t.Errorf("all expected (-want +got):\n%s", diff)
+	}
+	b.Reset()
+	err := Differences(&b, append(list, installtest.Difference{Class: "package", Name: "tasksel:all", A: "3.81 ii"}))
+	if err == nil || !strings.HasPrefix(err.Error(), "1 differences have no reason") {
+		t.Errorf("a difference without a reason: %v", err)
+	}
+	if diff := cmp.Diff(expected+"not expected:\n  package tasksel:all: 3.81 ii; there none\n", b.String()); diff != "" {
+		t.Errorf("one not expected (-want +got):\n%s", diff)
 	}
 }
 

@@ -87,17 +87,18 @@ done
 // needless are Debian's last steps that have nothing to do on a machine of ours.
 // Each costs a log, a line on the console and some processes even so.
 var needless = []string{
-	"05localechooser",      // queues libfribidi0 for right-to-left languages; nothing reads the queue
-	"07brltty",             // Braille: sets up desktops
-	"07speakup",            // speech: sets up desktops
-	"07rootskel",           // the theme: sets up desktops
-	"08hw-detect",          // queues guest tools by hypervisor: here they are packages of a profile
-	"10update-initramfs",   // a second initramfs: see displayDriver
-	"55netcfg-copy-config", // there was no netcfg
-	"60cleanup",            // apt-get clean was done; apt-cache gencaches makes what the first apt makes
-	"80hvcgetty",           // riscv64
-	"94random-seed",        // for sysvinit
-	"97release-dhcp-lease", // there was no DHCP
+	"05localechooser",         // queues libfribidi0 for right-to-left languages; nothing reads the queue
+	"07brltty",                // Braille: sets up desktops
+	"07speakup",               // speech: sets up desktops
+	"07rootskel",              // the theme: sets up desktops
+	"08hw-detect",             // queues guest tools by hypervisor: here they are packages of a profile
+	"10update-initramfs",      // a second initramfs: see displayDriver
+	"50config-target-network", // /etc/network/interfaces, for an ifupdown that is not there
+	"55netcfg-copy-config",    // there was no netcfg
+	"60cleanup",               // apt-get clean was done; apt-cache gencaches makes what the first apt makes
+	"80hvcgetty",              // riscv64
+	"94random-seed",           // for sysvinit
+	"97release-dhcp-lease",    // there was no DHCP
 }
 
 // settings are what the installer itself must be told before its first step. In

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -51,6 +52,19 @@ func TestUnlessTold(t *testing.T) {
 		if got := cmd.ProcessState.ExitCode(); got != test.want {
 			t.Errorf("booted with %q: exit %d; want %d", test.line, got, test.want)
 		}
+	}
+}
+
+// TestNeedless: a step of Debian's left an /etc/network/interfaces on machines
+// without ifupdown.
+func TestNeedless(t *testing.T) {
+	for _, h := range hooks(settings{}) {
+		if h.path == "lib/debian-installer-startup.d/S31sci" && !strings.Contains(h.text, "rm -f "+strings.Join(needless, " ")) {
+			t.Errorf("%s does not remove what is needless:\n%s", h.path, h.text)
+		}
+	}
+	if !slices.Contains(needless, "50config-target-network") {
+		t.Error("50config-target-network is left in")
 	}
 }
 

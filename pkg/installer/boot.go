@@ -112,6 +112,10 @@ func (c *chroot) initramfs(ctx context.Context) error {
 		if _, err := c.run(ctx, nil, "update-initramfs", do, "-k", version); err != nil {
 			return fmt.Errorf("cannot build the initramfs of kernel %s: %w", version, err)
 		}
+		// The kernel's script made /vmlinuz and no /initrd.img: there was none.
+		if _, err := c.run(ctx, nil, "env", "-u", noInitramfs, "linux-update-symlinks", "upgrade", version, "/boot/vmlinuz-"+version); err != nil {
+			return fmt.Errorf("cannot link /initrd.img of kernel %s: %w", version, err)
+		}
 	}
 	return nil
 }

@@ -201,7 +201,6 @@ func (c *chroot) bootstrap(ctx context.Context, s *site.Site, h *site.Host, all 
 		return err
 	}
 	err = c.writeAll([]textFile{
-		{"/etc/timezone", s.Timezone + "\n", 0o644},
 		{siteKeyFile, string(key), 0o644},
 		{sourcesFile, sources(s), 0o644},
 	})
@@ -262,7 +261,8 @@ func (c *chroot) writeAll(files []textFile) error {
 	return nil
 }
 
-// localtime is set before tzdata is configured, which then keeps it.
+// localtime is set before tzdata is configured, which then keeps it. No
+// /etc/timezone: trixie's tzdata has given it up, bookworm's writes it by itself.
 func (c *chroot) localtime(zone string) error {
 	link := filepath.Join(c.o.Target, "etc/localtime")
 	_ = os.Remove(link)

@@ -140,6 +140,11 @@ func checkBoot(t *testing.T, target, disk string) {
 	if images, err := filepath.Glob(filepath.Join(target, "boot/initrd.img-*")); err != nil || len(images) != 1 {
 		t.Errorf("initramfs: %v, %v; want one", images, err)
 	}
+	for _, link := range []string{"vmlinuz", "vmlinuz.old", "initrd.img", "initrd.img.old"} {
+		if to, err := os.Readlink(filepath.Join(target, link)); err != nil || !strings.HasPrefix(to, "boot/") {
+			t.Errorf("/%s is %q, %v; want a link to /boot", link, to, err)
+		}
+	}
 	menu, err := os.ReadFile(filepath.Join(target, "boot/grub/grub.cfg"))
 	if err != nil {
 		t.Fatal(err)

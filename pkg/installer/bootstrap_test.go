@@ -327,6 +327,46 @@ func TestBaseSetsTheClock(t *testing.T) {
 	}
 }
 
+// TestTimeZone: trixie has no /etc/timezone any more; a machine of ours had one.
+func TestTimeZone(t *testing.T) {
+	s := testSite(t)
+	s.Timezone = "Europe/Berlin"
+	o := installerFiles(t, t.TempDir(), s, testKey(t)).withDefaults()
+	o.Runner = &inputs{}
+	if err := os.MkdirAll(filepath.Join(o.Target, "etc"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h, _ := s.Host("node1")
+	if err := (&chroot{o: o}).bootstrap(context.Background(), s, h, nil); err != nil {
+		t.Fatal(err)
+	}
+	if link, err := os.Readlink(filepath.Join(o.Target, "etc/localtime")); link != "/usr/share/zoneinfo/Europe/Berlin" {
+		t.Errorf("/etc/localtime is %q, %v", link, err)
+	}
+	if _, err := os.Lstat(filepath.Join(o.Target, "etc/timezone")); err == nil {
+		t.Error("there is an /etc/timezone")
+	}
+}
+
+// TestInitramfsLinks: the link /initrd.img was missing until the first update of
+// the kernel, for the kernel's script ran before there was an initramfs.
+func TestInitramfsLinks(t *testing.T) {
+	o := installerFiles(t, t.TempDir(), testSite(t), testKey(t)).withDefaults()
+	var r inputs
+	o.Runner = &r
+	write(t, filepath.Join(o.Target, "boot/vmlinuz-6.12.1-amd64"), "", 0o644)
+	if err := (&chroot{o: o}).initramfs(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"update-initramfs -c -k 6.12.1-amd64",
+		"env -u INITRD linux-update-symlinks upgrade 6.12.1-amd64 /boot/vmlinuz-6.12.1-amd64",
+	}
+	if diff := cmp.Diff(want, r.lines); diff != "" {
+		t.Errorf("commands (-want +got):\n%s", diff)
+	}
+}
+
 func TestParsePackages(t *testing.T) {
 	got, err := parsePackages("p", []byte("# all\nbash  g++-14=1:2~3+b1 # two\n\nlibc6:amd64\n"))
 	if diff := cmp.Diff([]string{"bash", "g++-14=1:2~3+b1", "libc6:amd64"}, got); diff != "" || err != nil {

@@ -22,6 +22,9 @@ type chroot struct {
 // bind mount, later by the copy of the medium.
 const mediaDir = "/media/sci"
 
+// noInitramfs is the variable that kernel packages' hooks look at.
+const noInitramfs = "INITRD"
+
 // enter mounts /proc, /sys, /dev, /run and the medium inside the target. leave
 // undoes it. What a verb that failed left mounted is undone first.
 func enter(ctx context.Context, o Options) (*chroot, error) {
@@ -32,7 +35,7 @@ func enter(ctx context.Context, o Options) (*chroot, error) {
 		"LVM_SUPPRESS_FD_WARNINGS=1", // of the descriptors that d-i left open
 		// The kernel package's hook builds no initramfs then: the verb boot
 		// builds the only one (/etc/kernel/postinst.d/initramfs-tools).
-		"INITRD=No",
+		noInitramfs + "=No",
 	}}
 	if err := c.leave(ctx); err != nil {
 		return nil, err

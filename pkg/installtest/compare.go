@@ -130,6 +130,11 @@ func Compare(a, b Facts) []Difference {
 	if a.Site == b.Site {
 		known = append(slices.Clone(known), expectation{"content", "/etc/sci/site.json", anything, "its key install says how the machine was installed"})
 	}
+	return compare(a, b, func(d Difference) string { return explain(known, d) })
+}
+
+// compare lists all differences, with what reason says of each.
+func compare(a, b Facts, reason func(Difference) string) []Difference {
 	ownA, ownB := a.own(), b.own()
 	ca, cb := a.classes(), b.classes()
 	var list []Difference
@@ -148,7 +153,7 @@ func Compare(a, b Facts) []Difference {
 				}
 			}
 			if d.Expected == "" {
-				d.Expected = explain(known, d)
+				d.Expected = reason(d)
 			}
 			list = append(list, d)
 		}

@@ -27,6 +27,7 @@ func TestBuiltinLists(t *testing.T) {
 	}
 	for _, codename := range []string{"trixie", "bookworm"} {
 		t.Run(codename, func(t *testing.T) {
+			s.Release = codename
 			known := packages(t, codename)
 			u := resolve.NewUniverse(profile.Arch, known)
 			for _, class := range s.Classes() {

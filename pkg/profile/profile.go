@@ -20,10 +20,11 @@
 // node.packages replaces ours, and our node.postinst stays. Profiles are
 // applied in order, default first.
 //
-// Beyond simple-cdd: lists may have a suffix with the architecture
-// (NAME.packages.amd64), whose names are added to those of the plain file; a
-// line may hold several names, and a comment after them; a script runs even if
-// its file lost the executable bit, since an embedded file has none.
+// Beyond simple-cdd: lists may have a suffix with the architecture or with the
+// release (NAME.packages.amd64, NAME.packages.trixie), whose names are added to
+// those of the plain file; a line may hold several names, and a comment after
+// them; a script runs even if its file lost the executable bit, since an
+// embedded file has none.
 //
 // Sources: simple-cdd 0.6.9 as in Debian (README; build-simple-cdd:
 // find_profile_files, read_list_file, read_configuration), and of its source
@@ -89,15 +90,16 @@ type layer struct {
 
 // source is where profiles are looked up: the first layer that has a file wins.
 type source struct {
-	layers []layer
-	arch   string
+	layers   []layer
+	suffixes []string // of lists: architecture, release
 }
 
 // Load reads the profiles of these names, in this order. dirs are looked
 // through before builtin, which holds the files at its root and may be nil.
-// All that is wrong comes back in one error (errors.Join).
-func Load(builtin fs.FS, dirs, names []string, arch string) ([]Profile, error) {
-	s := newSource(builtin, dirs, arch)
+// Lists are read for Arch and the release, a codename. All that is wrong comes
+// back in one error (errors.Join).
+func Load(builtin fs.FS, dirs, names []string, release string) ([]Profile, error) {
+	s := newSource(builtin, dirs, Arch, release)
 	var list []Profile
 	var faults []error
 	for _, name := range names {
@@ -116,11 +118,11 @@ func Load(builtin fs.FS, dirs, names []string, arch string) ([]Profile, error) {
 
 // Names are the names of all profiles there are, sorted.
 func Names(builtin fs.FS, dirs []string) ([]string, error) {
-	return newSource(builtin, dirs, "").names()
+	return newSource(builtin, dirs).names()
 }
 
-func newSource(builtin fs.FS, dirs []string, arch string) source {
-	s := source{arch: arch}
+func newSource(builtin fs.FS, dirs []string, suffixes ...string) source {
+	s := source{suffixes: suffixes}
 	for _, dir := range dirs {
 		s.layers = append(s.layers, layer{dir, os.DirFS(dir), true})
 	}
@@ -278,11 +280,17 @@ func (r *reader) file(kind string) *file {
 	return f
 }
 
-// list reads NAME.kind and NAME.kind.ARCH.
+// list reads NAME.kind, NAME.kind.ARCH and NAME.kind.RELEASE.
 func (r *reader) list(kind, form string) []string {
 	var names []string
-	for _, suffix := range []string{kind, kind + "." + r.arch} {
-		f := r.file(suffix)
+	files := []string{kind}
+	for _, suffix := range r.suffixes {
+		if validName(suffix) { // a site file may name nonsense, which is said elsewhere
+			files = append(files, kind+"."+suffix)
+		}
+	}
+	for _, name := range files {
+		f := r.file(name)
 		if f == nil {
 			continue
 		}

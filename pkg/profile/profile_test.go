@@ -26,6 +26,8 @@ func builtin() fstest.MapFS {
 		"default.packages":         "lvm2  # volumes\n\n# a comment\nopenssh-server chrony\n\tlvm2\n",
 		"default.packages.amd64":   "linux-image-amd64\n",
 		"default.packages.arm64":   "linux-image-arm64\n",
+		"default.packages.trixie":  "linux-sysctl-defaults lvm2\n",
+		"default.packages.sid":     "unstable\n",
 		"default.downloads":        "grub-pc\ngrub-efi-amd64\n",
 		"default.preseed":          "# answers\nd-i time/zone string \\\n  Etc/UTC\n",
 		"node.packages":            "ganeti\n",
@@ -77,13 +79,13 @@ hosts:
 `
 
 func TestLoad(t *testing.T) {
-	list, err := Load(builtin(), nil, []string{"default", "service"}, "amd64")
+	list, err := Load(builtin(), nil, []string{"default", "service"}, "trixie")
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []Profile{{
 		Name: "default", Description: "Every machine", Origin: "builtin",
-		Packages:  []string{"lvm2", "openssh-server", "chrony", "linux-image-amd64"},
+		Packages:  []string{"lvm2", "openssh-server", "chrony", "linux-image-amd64", "linux-sysctl-defaults"},
 		Downloads: []string{"grub-pc", "grub-efi-amd64"},
 		Preseed:   "# answers\nd-i time/zone string \\\n  Etc/UTC\n",
 	}, {
@@ -97,7 +99,7 @@ func TestLoad(t *testing.T) {
 
 // TestLoadFaults: everything that is wrong in a profile comes at once.
 func TestLoadFaults(t *testing.T) {
-	_, err := Load(builtin(), nil, []string{"broken"}, "amd64")
+	_, err := Load(builtin(), nil, []string{"broken"}, "trixie")
 	want := `builtin/broken.packages:1:1: "Bad_Name" is no package name
 builtin/broken.packages:2:3: "x" is no package name
 builtin/broken.preseed:1:1: no debconf answer
@@ -115,7 +117,7 @@ func TestMissing(t *testing.T) {
 		{"zz", `profile "zz" does not exist`, "profiles that exist: SCI-amd64, broken, contradiction, default, node, service, simplecdd"},
 		{"../etc", `cannot read profile "../etc": no valid name`, ""},
 	} {
-		_, err := Load(builtin(), nil, []string{c.name}, "amd64")
+		_, err := Load(builtin(), nil, []string{c.name}, "trixie")
 		if err == nil || err.Error() != c.want || hint.Of(err) != c.advice {
 			t.Errorf("Load(%q) = %v, hint %q; want %s, hint %q", c.name, err, hint.Of(err), c.want, c.advice)
 		}
@@ -146,14 +148,14 @@ func TestSiteFolder(t *testing.T) {
 	want := &Selection{
 		Role:      "node",
 		Profiles:  []string{"default", "node", "web"},
-		Packages:  []string{"chrony", "ganeti-3.1", "linux-image-amd64", "lvm2", "nginx-light", "openssh-server", "tmux"},
+		Packages:  []string{"chrony", "ganeti-3.1", "linux-image-amd64", "linux-sysctl-defaults", "lvm2", "nginx-light", "openssh-server", "tmux"},
 		Downloads: []string{"grub-efi-amd64", "grub-pc", "vim"},
 		Udebs:     []string{"mdadm-udeb"},
 		Preseed:   []string{"# answers\nd-i time/zone string \\\n  Etc/UTC\n", "ganeti ganeti/x boolean true\n"},
 		Scripts:   []Script{{"node", []byte("#!/bin/sh\necho node\n")}, {"web", []byte("#!/bin/sh\necho web\n")}},
 		Extra:     []Extra{{"logo.svg", []byte("<svg/>")}, {"web.packages", []byte("nginx-light\n")}},
 		Origin: map[string][]string{
-			"chrony": {"profile default"}, "ganeti-3.1": {"profile node"}, "linux-image-amd64": {"profile default"},
+			"chrony": {"profile default"}, "ganeti-3.1": {"profile node"}, "linux-image-amd64": {"profile default"}, "linux-sysctl-defaults": {"profile default"},
 			"lvm2": {"profile default", "site file"}, "nginx-light": {"profile web"}, "openssh-server": {"profile default"},
 			"tmux": {"profile web", "site file"}, "vim": {"profile web"}, "mdadm-udeb": {"profile node"},
 			"grub-pc": {"profile default"}, "grub-efi-amd64": {"profile default"},
@@ -162,7 +164,7 @@ func TestSiteFolder(t *testing.T) {
 	if diff := cmp.Diff(want, sel); diff != "" {
 		t.Errorf("Select (-want +got):\n%s", diff)
 	}
-	list, err := Load(builtin(), []string{s.ProfilePath()}, []string{"node"}, "amd64")
+	list, err := Load(builtin(), []string{s.ProfilePath()}, []string{"node"}, "trixie")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +200,7 @@ nano is installed (profile contradiction) and excluded`
 // TestSimpleCDD: the udeb that simple-cdd needs in its own default profile is
 // none of ours.
 func TestSimpleCDD(t *testing.T) {
-	list, err := Load(builtin(), nil, []string{"simplecdd"}, "amd64")
+	list, err := Load(builtin(), nil, []string{"simplecdd"}, "trixie")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -272,7 +274,7 @@ func TestBuiltin(t *testing.T) {
 			}
 		}
 	}
-	profiles, err := Load(scicd.Profiles(), nil, names, Arch)
+	profiles, err := Load(scicd.Profiles(), nil, names, "trixie")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -49,7 +49,7 @@ type Script struct {
 // one is an error.
 func Select(s *site.Site, class string, builtin fs.FS) (*Selection, error) {
 	names := profileNames(s, class)
-	list, err := Load(builtin, dirs(s), names, Arch)
+	list, err := Load(builtin, dirs(s), names, s.Release)
 	if err != nil {
 		return nil, err
 	}
@@ -187,7 +187,7 @@ func Check(s *site.Site, builtin fs.FS) (site.Problems, error) {
 		}
 		err, known := seen[u.name]
 		if !known {
-			_, err = Load(builtin, dirs(s), []string{u.name}, Arch)
+			_, err = Load(builtin, dirs(s), []string{u.name}, s.Release)
 			seen[u.name] = err
 		}
 		var absent *NotFoundError
