@@ -2,6 +2,8 @@ package main
 
 import (
 	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -20,7 +22,22 @@ func newRun() *cobra.Command {
 				Journal: c.ErrOrStderr(),
 				Version: version,
 				Systemd: os.Getenv("JOURNAL_STREAM") != "",
+				Until:   credential("sci.agent.until"),
 			})
 		},
 	}
+}
+
+// credential is what systemd was told for this service, systemd.exec(5); ""
+// for nothing.
+func credential(name string) string {
+	dir := os.Getenv("CREDENTIALS_DIRECTORY")
+	if dir == "" {
+		return ""
+	}
+	data, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil || len(data) > 64 {
+		return ""
+	}
+	return strings.TrimSpace(string(data))
 }

@@ -12,14 +12,17 @@ type keeper struct {
 	file    string // what we write
 	render  func(servers []string) string
 	reload  []string // after the file changed while the unit runs
+	// cluster is the file of settings that nodes of one cluster have beside, ""
+	// where the program cannot serve time.
+	cluster string
 }
 
 func keepers() []keeper {
 	return []keeper{
 		{"usr/sbin/chronyd", "chrony.service", "etc/chrony/sources.d/sci.sources", chronySources,
-			[]string{"chronyc", "reload", "sources"}},
+			[]string{"systemctl", "restart", "chrony.service"}, "etc/chrony/conf.d/sci-cluster.conf"},
 		{"usr/lib/systemd/systemd-timesyncd", "systemd-timesyncd.service", "etc/systemd/timesyncd.conf.d/sci.conf", timesyncdConf,
-			[]string{"systemctl", "restart", "systemd-timesyncd.service"}},
+			[]string{"systemctl", "restart", "systemd-timesyncd.service"}, ""},
 	}
 }
 
@@ -47,16 +50,44 @@ func (n *Node) keeper() (keeper, bool) {
 	return keeper{}, false
 }
 
-// timeFiles is the wanted file, or its name in stale if the site has no server.
+// timeFiles are the wanted files, and in stale those that the site does not
+// need.
 func (n *Node) timeFiles(k keeper) (files []file, stale []string) {
 	var servers []string
 	for _, network := range n.networkNames() {
 		servers = append(servers, n.Site.Networks[network].NTP...)
 	}
-	if len(servers) == 0 {
-		return nil, []string{k.file}
+	if k.cluster != "" {
+		if peers := n.timePeers(); len(peers) > 0 {
+			servers = append(servers, peers...)
+			files = append(files, file{k.cluster, rendered("time") + n.chronyCluster(), 0o644})
+		} else {
+			stale = append(stale, k.cluster)
+		}
 	}
-	return []file{{k.file, rendered("time") + k.render(servers), 0o644}}, nil
+	if len(servers) == 0 {
+		return files, append(stale, k.file)
+	}
+	return append(files, file{k.file, rendered("time") + k.render(servers), 0o644}), stale
+}
+
+// timePeers are the addresses of the cluster's other nodes.
+func (n *Node) timePeers() []string {
+	var list []string
+	if inCluster(n.Site, n.Host) {
+		for _, h := range n.others() {
+			list = append(list, h.Addresses[lan].String())
+		}
+	}
+	return list
+}
+
+// chronyCluster lets nodes without any server of the time agree on one of
+// themselves: Ganeti refuses nodes whose clocks are more than 150 s apart.
+func (n *Node) chronyCluster() string {
+	return "# Where no server can be reached, the nodes agree among themselves: chrony.conf(5), orphan.\n" +
+		"local stratum 10 orphan\n" +
+		"allow " + n.Site.Networks[lan].Subnet.String() + "\n"
 }
 
 // timeDone reports whether the installed time keeper runs, at boot too, and

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"sort"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/skycover/sci-cd/pkg/hint"
+	"github.com/skycover/sci-cd/pkg/run"
 )
 
 // Console speaks to the three who may look: the journal, the person before the
@@ -77,14 +79,35 @@ func (c *Console) greet() {
 // new and, since it may scroll away, at each doubling of the number of tries.
 func (c *Console) retry(ctx context.Context, e Event) {
 	msg := e.Err.Error()
-	text := fmt.Sprintf("step %s retry %d in %v: %s", e.Step, e.Try, e.Wait, msg)
+	text := fmt.Sprintf("step %s retry %d in %v: %s", e.Step, e.Try, e.Wait, brief(e.Err))
 	if msg == c.last && e.Try&(e.Try-1) != 0 {
 		c.journal(4, text)
 		return
 	}
 	c.last = msg
 	c.line(4, text)
-	c.banner(ctx, "is being set up: "+e.Step, firstLine(msg), hint.Of(e.Err))
+	if firstLine(msg) != brief(e.Err) {
+		c.journal(4, msg)
+	}
+	c.banner(ctx, "is being set up: "+e.Step, brief(e.Err), hint.Of(e.Err))
+}
+
+// brief is an error in one line for people. Of a command that failed it has
+// the name and the last thing that it said, which is mostly the reason; the
+// journal has the rest.
+func brief(err error) string {
+	msg := firstLine(err.Error())
+	e := new(run.Error)
+	if !errors.As(err, &e) || e.Output == "" {
+		return msg
+	}
+	i := strings.Index(msg, firstLine(e.Error()))
+	if i < 0 {
+		return msg
+	}
+	name := strings.Join(e.Argv[:min(len(e.Argv), 2)], " ")
+	lines := strings.Split(strings.TrimRight(e.Output, "\n"), "\n")
+	return fmt.Sprintf("%s%s: %v: %s", msg[:i], name, e.Err, strings.TrimSpace(lines[len(lines)-1]))
 }
 
 // line writes to the journal in full and to the console the first line.

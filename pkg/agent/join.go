@@ -37,25 +37,46 @@ func (n *Node) join(ctx context.Context) error {
 		return err
 	}
 	request := enrol.Request{Host: n.Host.Name, HostKeys: keys, CPUFlags: flags, Agent: n.Version}
+	limit := time.Now()
+	if n.asked {
+		limit = limit.Add(askFor)
+	}
+	n.asked = true // the console has said by now for whom it waits
+	for {
+		reply, err := n.ask(ctx, credential, request)
+		if waits := new(Waiting); err == nil {
+			return n.joined(ctx, reply)
+		} else if !errors.As(err, &waits) || time.Now().After(limit) || ctx.Err() != nil {
+			return err
+		}
+		sleep(ctx, askPause)
+	}
+}
+
+const (
+	askFor   = 5 * time.Minute
+	askPause = 3 * time.Second
+)
+
+// ask asks every other node once to be taken in.
+func (n *Node) ask(ctx context.Context, c enrol.Credential, r enrol.Request) (enrol.Reply, error) {
 	var asked []string
 	for _, h := range n.others() {
 		at := netip.AddrPortFrom(h.Addresses[n.between(h)], enrol.Port)
-		reply, err := enrol.Join(ctx, credential, n.Site.FQDN(h.Name), at, request)
+		reply, err := enrol.Join(ctx, c, n.Site.FQDN(h.Name), at, r)
+		if err == nil {
+			return reply, nil
+		}
 		if refused := new(enrol.RefusedError); errors.As(err, &refused) {
 			advice := hint.Of(err)
 			if advice == "" {
 				advice = "on the master: sci-agent join " + n.Host.Name
 			}
-			return Stop(fmt.Errorf("%s refuses to let this machine join: %w", h.Name, err), advice)
+			return enrol.Reply{}, Stop(fmt.Errorf("%s refuses to let this machine join: %w", h.Name, err), advice)
 		}
-		if err != nil {
-			n.note("step cluster: %s (%s) does not answer: %v", h.Name, at, err)
-			asked = append(asked, fmt.Sprintf("%s (%s)", h.Name, at.Addr()))
-			continue
-		}
-		return n.joined(ctx, reply)
+		asked = append(asked, fmt.Sprintf("%s (%s)", h.Name, at.Addr()))
 	}
-	return &Waiting{For: "the master to answer: " + strings.Join(asked, " or ")}
+	return enrol.Reply{}, &Waiting{For: "the master to answer: " + strings.Join(asked, " or ")}
 }
 
 // joined lets the master in and waits until it has made this machine a node.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,6 +43,7 @@ type Node struct {
 
 	firstLook time.Time  // for the host's network card, zero before
 	enrolment *enrolment // on the master, while nodes may join
+	asked     bool       // a master to take this machine in
 	verified  bool       // gnt-cluster verify was without errors
 }
 
@@ -69,6 +71,9 @@ type Options struct {
 	Journal io.Writer  // standard error
 	Version string     // of the agent, for the state file
 	Systemd bool       // Journal is the journal: lines get its priorities
+	// Until is the last step to do, for tests; "" and what is not in the plan
+	// mean all.
+	Until string
 }
 
 // Run is the agent's work from start to ready. Only one agent works at a time.
@@ -87,7 +92,7 @@ func (n *Node) run(ctx context.Context, o Options) error {
 	c := &Console{Node: n, Systemd: o.Systemd}
 	n.Say = c.Say
 	p := Plan{
-		Steps: n.Steps(),
+		Steps: until(n.Steps(), o.Until),
 		File:  n.path(StateFile),
 		Tell:  func(e Event) { c.Tell(ctx, e) },
 		About: func(st *State) {
@@ -98,6 +103,15 @@ func (n *Node) run(ctx context.Context, o Options) error {
 		},
 	}
 	return p.Run(ctx)
+}
+
+// until cuts a plan behind a step.
+func until(steps []Step, name string) []Step {
+	i := slices.IndexFunc(steps, func(s Step) bool { return s.Name == name })
+	if i < 0 {
+		return steps
+	}
+	return steps[:i+1]
 }
 
 func (n *Node) fqdn() string { return n.Site.FQDN(n.Host.Name) }

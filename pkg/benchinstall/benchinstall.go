@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/skycover/sci-cd/pkg/installtest"
 	"github.com/skycover/sci-cd/pkg/vm"
 )
 
@@ -199,7 +200,7 @@ func (o Options) boot(ctx context.Context, f *Figures) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, bootLimit, fmt.Errorf("the installed system is not up after %s", bootLimit))
 	defer cancel()
 	v := o.machine(f, "system")
-	v.Shell = true
+	v.Shell, v.SMBIOS.Credentials = true, installtest.Alone()
 	o.say("%s: booting the installed disk", f.Name)
 	m, err := vm.Start(ctx, v)
 	if err != nil {

@@ -85,14 +85,10 @@ func (c *Cluster) Up(ctx context.Context, master bool) (bool, error) {
 	return true, nil
 }
 
-// Start starts the daemons that this node should run.
+// Start starts the daemons that this node should run, and those again that
+// run already: instances go on meanwhile.
 func (c *Cluster) Start(ctx context.Context) error {
-	_, err := c.command(ctx, "systemctl", "start", "ganeti.service")
-	if err != nil {
-		return err
-	}
-	// The unit counts as started once it was, whatever became of its daemons.
-	_, err = c.command(ctx, daemonUtil, "start-all")
+	_, err := c.command(ctx, "systemctl", "restart", "ganeti.service")
 	return err
 }
 

@@ -256,7 +256,9 @@ Sun Nov 22 20:11:10 2026   - WARNING: hypervisor kvm parameter assessment: x
 	if diff := cmp.Diff(want, v); diff != "" || err != nil {
 		t.Errorf("Verify: %v (-want +got):\n%s", err, diff)
 	}
-	f.answer = func(string) (string, error) { return "Cannot communicate with the master daemon", errors.New("exit status 1") }
+	f.answer = func(string) (string, error) {
+		return "Cannot communicate with the master daemon", errors.New("exit status 1")
+	}
 	if _, err := newCluster(t, f, nil).Verify(t.Context()); err == nil {
 		t.Error("Verify hides that it could not check")
 	}

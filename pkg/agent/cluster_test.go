@@ -1,0 +1,565 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/skycover/sci-cd/pkg/enrol"
+	"github.com/skycover/sci-cd/pkg/hint"
+	"github.com/skycover/sci-cd/pkg/run"
+)
+
+// world is a site of two nodes on the loopback interface: each has a root
+// directory, and a runner that does what Ganeti would do to it. What passes
+// between the agents is real: TLS over TCP.
+type world struct {
+	t     *testing.T
+	mu    sync.Mutex
+	nodes map[string]*worldNode
+	fail  func(host, line string) error
+	calls []string
+}
+
+type worldNode struct {
+	*Node
+	w     *world
+	name  string
+	up    map[string]bool // daemons
+	said  []string
+	muted sync.Mutex
+}
+
+const worldSite = `{
+  "apiVersion": "sci-cd/v1", "name": "lab", "domain": "lab.example", "release": "trixie",
+  "networks": {"backbone": {"subnet": "127.60.0.0/24"}, "lan": {"subnet": "127.50.0.0/24"}},
+  "cluster": {"name": "cluster", "address": "127.50.0.10"},
+  "hosts": [
+    {"name": "node1", "role": "node", "match": {"mac": ["52:54:00:5c:1c:01"]}, "addresses": {"lan": "127.50.0.11", "backbone": "127.60.0.11"}},
+    {"name": "node2", "role": "node", "match": {"mac": ["52:54:00:5c:1c:02"]}, "addresses": {"lan": "127.50.0.12", "backbone": "127.60.0.12"}},
+    {"name": "sci", "role": "service", "virtual": true, "addresses": {"lan": "127.50.0.20"}}
+  ]
+}`
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{t: t, nodes: make(map[string]*worldNode)}
+	var hosts []enrol.Host
+	for i, name := range []string{"node1", "node2"} {
+		hosts = append(hosts, enrol.Host{Name: name, FQDN: name + ".lab.example", Addresses: []netip.Addr{
+			netip.MustParseAddr(fmt.Sprintf("127.50.0.1%d", i+1)), netip.MustParseAddr(fmt.Sprintf("127.60.0.1%d", i+1))}})
+	}
+	credentials, err := enrol.Issue([]byte("the site's own secret of 32 byte"), hosts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"node1", "node2"} {
+		n := &worldNode{w: w, name: name, up: make(map[string]bool)}
+		n.Node = &Node{Root: t.TempDir(), Runner: n, Version: "test", Say: n.hear,
+			Uptime: func() (string, time.Duration, error) { return "b00t", time.Minute, nil }}
+		s, err := n.parse(worldSite)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.Site = s
+		n.Host, _ = s.Host(name)
+		n.put("etc/sci/enrol.json", string(credentials[name].Bytes()), 0o600)
+		n.put("etc/ssh/ssh_host_ed25519_key.pub", hostKey(name)+" root@"+name+"\n", 0o644)
+		n.put("proc/cpuinfo", "processor : 0\nflags : fpu cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3 aes pclmulqdq\n", 0o644)
+		n.put("sys/class/net/lan/carrier", "1\n", 0o644)
+		w.nodes[name] = n
+		t.Cleanup(n.stopEnrolment)
+	}
+	return w
+}
+
+// hostKey is a well-formed key, another one for each host.
+func hostKey(name string) string {
+	if name == "node1" {
+		return "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFOkl2bVn4fMhZ1Jr6dZ0w8Jb0q0Q3bP1Jr6dZ0w8Jb0"
+	}
+	return "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAvk3bVn4fMhZ1Jr6dZ0w8Jb0q0Q3bP1Jr6dZ0w8Jb01"
+}
+
+func (n *worldNode) hear(text string) {
+	n.muted.Lock()
+	defer n.muted.Unlock()
+	n.said = append(n.said, text)
+}
+
+func (n *worldNode) heard(part string) bool {
+	n.muted.Lock()
+	defer n.muted.Unlock()
+	return slices.ContainsFunc(n.said, func(s string) bool { return strings.Contains(s, part) })
+}
+
+func (n *worldNode) put(name, data string, mode os.FileMode) {
+	n.w.t.Helper()
+	if err := writeFile(n.path(name), []byte(data), mode); err != nil {
+		n.w.t.Fatal(err)
+	}
+}
+
+func (n *worldNode) text(name string) string {
+	data, _, err := n.read(name)
+	if err != nil {
+		n.w.t.Fatal(err)
+	}
+	return string(data)
+}
+
+// Run does what the command would do, as far as the agent can see it.
+func (n *worldNode) Run(ctx context.Context, c run.Cmd) ([]byte, error) {
+	n.w.mu.Lock()
+	defer n.w.mu.Unlock()
+	line := strings.Join(c.Argv, " ")
+	n.w.calls = append(n.w.calls, n.name+": "+line)
+	if n.w.fail != nil {
+		if err := n.w.fail(n.name, line); err != nil {
+			return nil, &run.Error{Argv: c.Argv, Output: "that failed\n", Err: err}
+		}
+	}
+	out, err := n.does(c.Argv)
+	if err != nil {
+		err = &run.Error{Argv: c.Argv, Err: err}
+	}
+	return []byte(out), err
+}
+
+func (n *worldNode) does(argv []string) (string, error) {
+	last := argv[len(argv)-1]
+	switch argv[0] + " " + argv[1] {
+	case "/usr/bin/kvm -machine":
+		return "pc                   Standard PC (i440FX + PIIX, 1996) (alias of pc-i440fx-10.0)\nq35 x (alias of pc-q35-10.0)\n", nil
+	case "/usr/lib/ganeti/daemon-util check":
+		if !n.up[last] {
+			return "", errors.New("exit status 1")
+		}
+	case "/usr/lib/ganeti/daemon-util stop-all":
+		clear(n.up)
+	case "systemctl restart":
+		n.start(n.text("var/lib/ganeti/ssconf_master_node") == n.name+".lab.example\n")
+	case "gnt-cluster init":
+		n.put("root/.ssh/id_rsa.pub", "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQC7 root@node1\n", 0o644)
+		n.put("var/lib/ganeti/ssconf_cluster_name", last+"\n", 0o644)
+		n.put("var/lib/ganeti/ssconf_master_node", n.name+".lab.example\n", 0o644)
+		n.write(&worldConfig{Serial: 1}, argv)
+		n.start(true)
+	case "gnt-cluster modify":
+		n.write(n.config(), argv)
+	case "gnt-cluster redist-conf":
+		for _, o := range n.w.nodes {
+			if _, in := n.config().Nodes["u-"+o.name]; in {
+				o.put("var/lib/ganeti/config.data", n.text("var/lib/ganeti/config.data"), 0o600)
+			}
+		}
+	case "gnt-cluster verify":
+		return "* Verifying global settings\n", nil
+	case "gnt-node add":
+		return "", n.add(strings.TrimSuffix(last, ".lab.example"))
+	case "ssh -q":
+		o := n.w.nodes[strings.TrimSuffix(strings.TrimPrefix(argv[len(argv)-2], "root@"), ".lab.example")]
+		return o.text("var/lib/ganeti/config.data"), nil
+	default:
+		return "", fmt.Errorf("nobody taught the world %q", argv)
+	}
+	return "", nil
+}
+
+func (n *worldNode) start(master bool) {
+	n.up["ganeti-noded"] = true
+	if master {
+		n.up["ganeti-wconfd"], n.up["ganeti-luxid"] = true, true
+	}
+}
+
+// add comes to the other machine as the master's root.
+func (n *worldNode) add(name string) error {
+	o := n.w.nodes[name]
+	if !strings.Contains(o.text(authorizedKeys), "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQC7") {
+		return errors.New("permission denied (publickey)")
+	}
+	if !strings.Contains(n.text("var/lib/ganeti/known_hosts"), name+".lab.example "+hostKey(name)) {
+		return errors.New("host key verification failed")
+	}
+	cfg := n.config()
+	cfg.Nodes["u-"+name] = worldPeer{Name: name + ".lab.example", Candidate: true}
+	n.write(cfg, nil)
+	for _, f := range []string{"ssconf_cluster_name", "ssconf_master_node"} {
+		o.put("var/lib/ganeti/"+f, n.text("var/lib/ganeti/"+f), 0o644)
+	}
+	o.put("var/lib/ganeti/config.data", `{"serial_no": 1, "cluster": {"cluster_name": "stale"}}`, 0o600)
+	o.start(false)
+	return nil
+}
+
+type worldPeer struct {
+	Name      string `json:"name"`
+	Candidate bool   `json:"master_candidate"`
+}
+
+// worldConfig is config.data, as far as anybody here looks.
+type worldConfig struct {
+	Serial  int `json:"serial_no"`
+	Cluster struct {
+		Name       string                       `json:"cluster_name"`
+		HVParams   map[string]map[string]string `json:"hvparams"`
+		DiskParams map[string]map[string]string `json:"diskparams"`
+		Reserved   []string                     `json:"reserved_lvs"`
+	} `json:"cluster"`
+	Nodes map[string]worldPeer `json:"nodes"`
+}
+
+func (n *worldNode) config() *worldConfig {
+	c := new(worldConfig)
+	if err := json.Unmarshal([]byte(n.text("var/lib/ganeti/config.data")), c); err != nil {
+		n.w.t.Fatal(err)
+	}
+	return c
+}
+
+// write changes the configuration as the arguments of a command say.
+func (n *worldNode) write(c *worldConfig, argv []string) {
+	c.Serial++
+	c.Cluster.Name = "cluster.lab.example"
+	if c.Nodes == nil {
+		c.Nodes = map[string]worldPeer{"u-" + n.name: {n.name + ".lab.example", true}}
+		c.Cluster.HVParams = map[string]map[string]string{"kvm": {}}
+		c.Cluster.DiskParams = map[string]map[string]string{"drbd": {}}
+	}
+	for _, a := range argv {
+		key, value, _ := strings.Cut(a, "=")
+		switch key {
+		case "--hypervisor-parameters":
+			assign(c.Cluster.HVParams["kvm"], strings.TrimPrefix(value, "kvm:"))
+		case "--disk-parameters":
+			assign(c.Cluster.DiskParams["drbd"], strings.TrimPrefix(value, "drbd:"))
+		case "--reserved-lvs":
+			c.Cluster.Reserved = strings.Split(value, ",")
+		}
+	}
+	data, err := json.Marshal(c)
+	if err != nil {
+		n.w.t.Fatal(err)
+	}
+	n.put("var/lib/ganeti/config.data", string(data), 0o600)
+}
+
+func assign(m map[string]string, list string) {
+	for kv := range strings.SplitSeq(list, ",") {
+		k, v, _ := strings.Cut(kv, "=")
+		m[k] = v
+	}
+}
+
+// plan runs the cluster's steps of one node, those that need no kernel.
+func (n *worldNode) plan(ctx context.Context, tell func(Event)) error {
+	var steps []Step
+	for _, s := range n.clusterSteps() {
+		if s.Name != "storage" && s.Name != "drbd" {
+			steps = append(steps, s)
+		}
+	}
+	p := Plan{Steps: steps, File: n.path(StateFile), First: 10 * time.Millisecond, Max: 50 * time.Millisecond, Tell: tell}
+	return p.Run(ctx)
+}
+
+// together runs the plans of all nodes until they end.
+func (w *world) together() map[string]error {
+	ctx, cancel := context.WithTimeout(w.t.Context(), 30*time.Second)
+	defer cancel()
+	errs := make(map[string]error)
+	var mu sync.Mutex
+	var wait sync.WaitGroup
+	for name, n := range w.nodes {
+		wait.Go(func() {
+			err := n.plan(ctx, nil)
+			mu.Lock()
+			defer mu.Unlock()
+			errs[name] = err
+		})
+	}
+	wait.Wait()
+	return errs
+}
+
+func (w *world) called(host, prefix string) int {
+	n := 0
+	for _, c := range w.calls {
+		if strings.HasPrefix(c, host+": "+prefix) {
+			n++
+		}
+	}
+	return n
+}
+
+func TestClusterForms(t *testing.T) {
+	w := newWorld(t)
+	one, two := w.nodes["node1"], w.nodes["node2"]
+	for name, err := range w.together() {
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	cfg := one.config()
+	want := map[string]string{"cpu_type": "Westmere", "machine_version": "pc-i440fx-10.0", "kernel_path": "", "initrd_path": "",
+		"vnc_bind_address": "127.0.0.1", "serial_console": "true", "migration_bandwidth": "100"}
+	if diff := cmp.Diff(want, cfg.Cluster.HVParams["kvm"]); diff != "" {
+		t.Errorf("hypervisor parameters (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"xenvg/root", "xenvg/swap", "xenvg/system-.*"}, cfg.Cluster.Reserved); diff != "" {
+		t.Errorf("reserved volumes (-want +got):\n%s", diff)
+	}
+	if len(cfg.Nodes) != 2 || cfg.Serial != two.config().Serial {
+		t.Errorf("%d nodes; serial %d on the master, %d on the candidate", len(cfg.Nodes), cfg.Serial, two.config().Serial)
+	}
+	for _, n := range w.nodes {
+		if n.exists(enrol.File) {
+			t.Errorf("%s still has its credential", n.name)
+		}
+	}
+	if !one.heard("cluster cluster.lab.example ready: 2 nodes") {
+		t.Errorf("node1 said %q", one.said)
+	}
+	if !strings.Contains(two.text(variantFile), "SUITE=\"trixie\"") {
+		t.Error("node2 has no definition of the operating system")
+	}
+
+	// A second run, as at the next boot, changes nothing.
+	before := bytes.Clone([]byte(one.text("var/lib/ganeti/config.data")))
+	w.calls, one.verified = nil, false
+	for name, err := range w.together() {
+		if err != nil {
+			t.Errorf("%s, again: %v", name, err)
+		}
+	}
+	for _, c := range w.calls {
+		if !strings.Contains(c, "daemon-util check") && !strings.Contains(c, "verify") && !strings.Contains(c, "ssh -q") && !strings.Contains(c, "-machine help") {
+			t.Errorf("the second run did: %s", c)
+		}
+	}
+	if !bytes.Equal(before, []byte(one.text("var/lib/ganeti/config.data"))) {
+		t.Error("the second run changed the configuration")
+	}
+}
+
+// A node that is not there yet is named, and comes in later.
+func TestClusterWaits(t *testing.T) {
+	w := newWorld(t)
+	one := w.nodes["node1"]
+	waits := make(chan string, 100)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- one.plan(ctx, func(e Event) {
+			if e.Kind == Retry {
+				waits <- e.Err.Error()
+			}
+		})
+	}()
+	select {
+	case got := <-waits:
+		if want := "waiting for node2 (127.60.0.12) to join"; got != want {
+			t.Errorf("node1 says %q, want %q", got, want)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("node1 does not say for whom it waits")
+	}
+	if err := w.nodes["node2"].plan(t.Context(), nil); err != nil {
+		t.Errorf("node2: %v", err)
+	}
+	if err := <-done; err != nil {
+		t.Errorf("node1: %v", err)
+	}
+	cancel()
+}
+
+// What was cut off or failed is done again.
+func TestClusterRetries(t *testing.T) {
+	w := newWorld(t)
+	var mu sync.Mutex
+	failed := make(map[string]bool)
+	w.fail = func(host, line string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, cmd := range []string{"gnt-cluster init", "gnt-node add", "gnt-cluster modify", "gnt-cluster redist-conf", "gnt-cluster verify"} {
+			if strings.HasPrefix(line, cmd) && !failed[cmd] {
+				failed[cmd] = true
+				return errors.New("exit status 1")
+			}
+		}
+		return nil
+	}
+	for name, err := range w.together() {
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if len(failed) != 5 {
+		t.Errorf("only these were tried: %v", failed)
+	}
+	if got := w.called("node1", "/usr/lib/ganeti/daemon-util stop-all"); got != 1 {
+		t.Errorf("a failed initialisation was cleared %d times, want once", got)
+	}
+}
+
+// The addition of a node was cut off behind the change of the configuration.
+func TestClusterReadds(t *testing.T) {
+	w := newWorld(t)
+	cut := true
+	w.fail = func(host, line string) error {
+		if strings.HasPrefix(line, "gnt-node add") && cut {
+			cut = false
+			n := w.nodes[host]
+			cfg := n.config()
+			cfg.Nodes["u-node2"] = worldPeer{Name: "node2.lab.example", Candidate: true}
+			n.write(cfg, nil)
+			return errors.New("killed")
+		}
+		return nil
+	}
+	for name, err := range w.together() {
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if w.called("node1", "gnt-node add --readd node2.lab.example") != 1 {
+		t.Errorf("commands: %s", strings.Join(w.calls, "\n"))
+	}
+}
+
+func TestClusterStops(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		with func(w *world) *worldNode
+		want string
+		hint string
+	}{
+		{"another cluster", func(w *world) *worldNode {
+			w.nodes["node1"].put("var/lib/ganeti/ssconf_cluster_name", "other.example\n", 0o644)
+			return w.nodes["node1"]
+		}, "this machine is a node of another cluster, other.example", "cluster.name"},
+		{"no credential", func(w *world) *worldNode {
+			_ = os.Remove(w.nodes["node2"].path(enrol.File))
+			return w.nodes["node2"]
+		}, "this machine has no credential", "install it anew"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(t)
+			err := test.with(w).plan(t.Context(), nil)
+			stop := new(StopError)
+			if !errors.As(err, &stop) || !strings.Contains(err.Error(), test.want) || !strings.Contains(hint.Of(err), test.hint) {
+				t.Errorf("%v (hint %q)", err, hint.Of(err))
+			}
+		})
+	}
+}
+
+// A first node that was installed anew must not form a second cluster.
+func TestClusterFirstNodeReturns(t *testing.T) {
+	w := newWorld(t)
+	l, err := listenTCP("127.50.0.12:1811")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	waits := ""
+	_ = w.nodes["node1"].plan(ctx, func(e Event) {
+		if e.Kind == Retry {
+			waits = e.Err.Error()
+		}
+	})
+	if w.called("node1", "gnt-cluster init") > 0 {
+		t.Error("node1 formed a second cluster")
+	}
+	if want := "waiting for the master to answer: node2 (127.60.0.12)"; waits != want {
+		t.Errorf("node1 says %q, want %q", waits, want)
+	}
+}
+
+func TestStorage(t *testing.T) {
+	for size, ok := range map[string]bool{"  31000.00\n": true, "  20480.00\n": true, "  20479.00\n": false} {
+		n := &Node{Root: t.TempDir(), Runner: answers(size)}
+		done, err := n.storageDone(t.Context())
+		if err != nil || done != ok {
+			t.Errorf("storageDone with %q = %v, %v", size, done, err)
+		}
+		stop := new(StopError)
+		if err := n.storageDo(t.Context()); !ok && (!errors.As(err, &stop) || !strings.Contains(err.Error(), "20479 MiB")) {
+			t.Errorf("storageDo with %q = %v", size, err)
+		}
+	}
+}
+
+func TestDRBD(t *testing.T) {
+	var calls []string
+	n := &Node{Root: t.TempDir()}
+	load := func(helper string) {
+		for name, value := range map[string]string{"usermode_helper": helper, "minor_count": "128"} {
+			if err := writeFile(filepath.Join(n.Root, "sys/module/drbd/parameters", name), []byte(value+"\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	n.Runner = runnerFunc(func(c run.Cmd) ([]byte, error) {
+		line := strings.Join(c.Argv, " ")
+		calls = append(calls, line)
+		switch line {
+		case "modprobe drbd":
+			load("/bin/true")
+		case "modprobe --remove drbd":
+			return nil, os.RemoveAll(n.path("sys/module/drbd"))
+		}
+		return nil, nil
+	})
+	load("drbdadm") // it was loaded before its options were there
+	if done, err := n.drbdDone(t.Context()); done || err != nil {
+		t.Fatalf("drbdDone = %v, %v", done, err)
+	}
+	if err := n.drbdDo(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := n.drbdDone(t.Context()); !done || err != nil {
+		t.Fatalf("drbdDone after drbdDo = %v, %v", done, err)
+	}
+	if diff := cmp.Diff([]string{"modprobe --remove drbd", "modprobe drbd"}, calls); diff != "" {
+		t.Errorf("commands (-want +got):\n%s", diff)
+	}
+}
+
+func TestCPUModel(t *testing.T) {
+	w := newWorld(t)
+	n := w.nodes["node1"]
+	old := strings.Fields("pni ssse3 lahf_lm")
+	for _, test := range []struct {
+		others [][]string
+		want   string
+	}{
+		{nil, "Westmere"},
+		{[][]string{strings.Fields("cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3")}, "Nehalem"},
+		{[][]string{old}, "Conroe"},
+		{[][]string{{"fpu"}}, "qemu64"},
+	} {
+		if got, err := n.cpuModel(test.others); got != test.want || err != nil {
+			t.Errorf("cpuModel(%v) = %q, %v; want %q", test.others, got, err, test.want)
+		}
+	}
+	n.Site.Cluster.CPU = "EPYC-Rome"
+	if got, err := n.cpuModel(nil); got != "EPYC-Rome" || err != nil {
+		t.Errorf("cpuModel by the site = %q, %v", got, err)
+	}
+}
