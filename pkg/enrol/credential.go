@@ -157,6 +157,9 @@ func (c Credential) check() error {
 	if err != nil {
 		return err
 	}
+	if der, err := x509.MarshalPKCS8PrivateKey(key); err != nil || !bytes.Equal(der, c.Key) {
+		return errors.New("there is something behind the key")
+	}
 	if pub, ok := leaf.PublicKey.(ed25519.PublicKey); !ok || !pub.Equal(key.Public()) {
 		return errors.New("the key is not that of the certificate")
 	}

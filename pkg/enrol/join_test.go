@@ -126,6 +126,45 @@ func TestThiefBefore(t *testing.T) {
 	wantRefused(t, err, AnotherMachine)
 }
 
+// TestThiefAsMaster: with the master's credential, in the master's place, a thief
+// is believed by a node that has not joined, and by nobody who has.
+func TestThiefAsMaster(t *testing.T) {
+	all := medium(t, "disc")
+	thief := newMaster(t, all["node1"]).serve()
+	thief.accepted(all["node2"], "metal")
+	root := t.TempDir()
+	name := filepath.Join(root, File)
+	if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, all["node3"].Bytes(), 0o600), Retire(root)); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := ReadCredential(name); err == nil {
+		t.Errorf("a node that has joined has %v to ask him with", c.Host)
+	}
+	if _, err := Join(t.Context(), Credential{}, masterName, thief.addr, from("node3", "metal")); err == nil {
+		t.Error("he was asked without a credential")
+	}
+}
+
+// TestWindowOver: nobody listens when the time is over.
+func TestWindowOver(t *testing.T) {
+	all := medium(t, "disc")
+	m := newMaster(t, all["node1"])
+	m.server.Linger = 50 * time.Millisecond
+	m.serve()
+	m.accepted(all["node2"], "metal")
+	m.clock.set("b", Window)
+	select {
+	case err := <-m.done:
+		if err != nil {
+			t.Errorf("Serve = %v; want nil", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it serves on when the time is over")
+	}
+	_, err := m.join(all["node2"], from("node2", "metal"))
+	wantNobody(t, err)
+}
+
 // TestPublicKeysOfAnother: a thief who names the real machine's host keys, which
 // are public, gets what is public and binds nothing to himself.
 func TestPublicKeysOfAnother(t *testing.T) {
