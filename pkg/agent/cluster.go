@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/skycover/sci-cd/pkg/enrol"
 	"github.com/skycover/sci-cd/pkg/ganeti"
 	"github.com/skycover/sci-cd/pkg/site"
 )
@@ -96,7 +97,7 @@ func (n *Node) clusterDone(ctx context.Context) (bool, error) {
 			"correct cluster.name in the site file; or, if that cluster is gone, install this machine anew")
 	}
 	master, err := n.master()
-	if err != nil {
+	if err != nil || !master && n.exists(enrol.File) { // its addition may have been cut off
 		return false, err
 	}
 	return g.Up(ctx, master)
@@ -109,7 +110,14 @@ func (n *Node) clusterDo(ctx context.Context) error {
 		return err
 	}
 	if name != "" && !n.exists(formingFile) {
-		return g.Start(ctx)
+		master, err := n.master()
+		if err != nil {
+			return err
+		}
+		if up, err := g.Up(ctx, master); err != nil || !up {
+			return errors.Join(err, g.Start(ctx))
+		}
+		return n.join(ctx)
 	}
 	if !n.first() {
 		return n.join(ctx)

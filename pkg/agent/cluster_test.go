@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -20,56 +21,58 @@ import (
 	"github.com/skycover/sci-cd/pkg/enrol"
 	"github.com/skycover/sci-cd/pkg/hint"
 	"github.com/skycover/sci-cd/pkg/run"
+	"github.com/skycover/sci-cd/pkg/site"
 )
 
-// world is a site of two nodes on the loopback interface: each has a root
+// lab is a site of two nodes on the loopback interface: each has a root
 // directory, and a runner that does what Ganeti would do to it. What passes
 // between the agents is real: TLS over TCP.
-type world struct {
+type lab struct {
 	t     *testing.T
 	mu    sync.Mutex
-	nodes map[string]*worldNode
+	nodes map[string]*labNode
 	fail  func(host, line string) error
 	calls []string
 }
 
-type worldNode struct {
+type labNode struct {
 	*Node
-	w     *world
+	w     *lab
 	name  string
 	up    map[string]bool // daemons
 	said  []string
 	muted sync.Mutex
 }
 
-const worldSite = `{
+// clusterSite has node2 at 127.0.0.1, since the kernel calls from there whatever
+// address of the loopback interface is called.
+const clusterSite = `{
   "apiVersion": "sci-cd/v1", "name": "lab", "domain": "lab.example", "release": "trixie",
-  "networks": {"backbone": {"subnet": "127.60.0.0/24"}, "lan": {"subnet": "127.50.0.0/24"}},
+  "networks": {"backbone": {"subnet": "127.0.0.0/24"}, "lan": {"subnet": "127.50.0.0/24"}},
   "cluster": {"name": "cluster", "address": "127.50.0.10"},
   "hosts": [
-    {"name": "node1", "role": "node", "match": {"mac": ["52:54:00:5c:1c:01"]}, "addresses": {"lan": "127.50.0.11", "backbone": "127.60.0.11"}},
-    {"name": "node2", "role": "node", "match": {"mac": ["52:54:00:5c:1c:02"]}, "addresses": {"lan": "127.50.0.12", "backbone": "127.60.0.12"}},
+    {"name": "node1", "role": "node", "match": {"mac": ["52:54:00:5c:1c:01"]}, "addresses": {"lan": "127.50.0.11", "backbone": "127.0.0.11"}},
+    {"name": "node2", "role": "node", "match": {"mac": ["52:54:00:5c:1c:02"]}, "addresses": {"lan": "127.50.0.12", "backbone": "127.0.0.1"}},
     {"name": "sci", "role": "service", "virtual": true, "addresses": {"lan": "127.50.0.20"}}
   ]
 }`
 
-func newWorld(t *testing.T) *world {
+func newLab(t *testing.T) *lab {
 	t.Helper()
-	w := &world{t: t, nodes: make(map[string]*worldNode)}
+	w := &lab{t: t, nodes: make(map[string]*labNode)}
 	var hosts []enrol.Host
-	for i, name := range []string{"node1", "node2"} {
-		hosts = append(hosts, enrol.Host{Name: name, FQDN: name + ".lab.example", Addresses: []netip.Addr{
-			netip.MustParseAddr(fmt.Sprintf("127.50.0.1%d", i+1)), netip.MustParseAddr(fmt.Sprintf("127.60.0.1%d", i+1))}})
+	for _, name := range []string{"node1", "node2"} {
+		hosts = append(hosts, enrol.Host{Name: name, FQDN: name + ".lab.example", Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}})
 	}
 	credentials, err := enrol.Issue([]byte("the site's own secret of 32 byte"), hosts)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"node1", "node2"} {
-		n := &worldNode{w: w, name: name, up: make(map[string]bool)}
-		n.Node = &Node{Root: t.TempDir(), Runner: n, Version: "test", Say: n.hear,
+		n := &labNode{w: w, name: name, up: make(map[string]bool)}
+		n.Node = &Node{Root: t.TempDir(), Runner: n, Version: "test", Say: n.hear, Journal: t.Output(), Pause: 20 * time.Millisecond,
 			Uptime: func() (string, time.Duration, error) { return "b00t", time.Minute, nil }}
-		s, err := n.parse(worldSite)
+		s, err := site.FromJSON([]byte(clusterSite))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,34 +88,37 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// hostKey is a well-formed key, another one for each host.
+// rootKey is the key that gnt-cluster init makes.
+const rootKey = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQCyENHczQmg0x25RkSKXSesV0CcYzgbIoIxdxgJxxlnRrSGl4Yi7VuHqCp6itqHX03X6ASS5IZQRgab+e+fy51mrZ83slaoAjx7KJXTBVklt7Xmr7ODHMB1Y6c+PRFp7zsoA/zP+eoS5KMkHJSm8eeqezIu3vhUxQYPA1g59vfNSpfQaetSeH+kUUrAcx1IVjCr4QQHwqCN+xWUHyoSbwWf9e1YnPtL+UflXV93rPwWklId37+8DByJRXN8sJoSel0sh9+gMr2jVdL2G9eqrDK0sYzvGTjq9yuS3Zj0VnbTRdJ4TL84ktery0y+NM3AIoWx3B9gNJvy6T6aiwKYsuR1"
+
+// hostKey is a key of its own for each host.
 func hostKey(name string) string {
 	if name == "node1" {
-		return "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFOkl2bVn4fMhZ1Jr6dZ0w8Jb0q0Q3bP1Jr6dZ0w8Jb0"
+		return "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBpfn7MbkQM0lNWIiru/0VIAf8SkO0kez1YwN2+od3kx"
 	}
-	return "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAvk3bVn4fMhZ1Jr6dZ0w8Jb0q0Q3bP1Jr6dZ0w8Jb01"
+	return "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBOfRjz6kSxxbYiv7nnOTTdk1iikKMsun9e/NjUUd1f9"
 }
 
-func (n *worldNode) hear(text string) {
+func (n *labNode) hear(text string) {
 	n.muted.Lock()
 	defer n.muted.Unlock()
 	n.said = append(n.said, text)
 }
 
-func (n *worldNode) heard(part string) bool {
+func (n *labNode) heard(part string) bool {
 	n.muted.Lock()
 	defer n.muted.Unlock()
 	return slices.ContainsFunc(n.said, func(s string) bool { return strings.Contains(s, part) })
 }
 
-func (n *worldNode) put(name, data string, mode os.FileMode) {
+func (n *labNode) put(name, data string, mode os.FileMode) {
 	n.w.t.Helper()
 	if err := writeFile(n.path(name), []byte(data), mode); err != nil {
 		n.w.t.Fatal(err)
 	}
 }
 
-func (n *worldNode) text(name string) string {
+func (n *labNode) text(name string) string {
 	data, _, err := n.read(name)
 	if err != nil {
 		n.w.t.Fatal(err)
@@ -121,7 +127,7 @@ func (n *worldNode) text(name string) string {
 }
 
 // Run does what the command would do, as far as the agent can see it.
-func (n *worldNode) Run(ctx context.Context, c run.Cmd) ([]byte, error) {
+func (n *labNode) Run(ctx context.Context, c run.Cmd) ([]byte, error) {
 	n.w.mu.Lock()
 	defer n.w.mu.Unlock()
 	line := strings.Join(c.Argv, " ")
@@ -138,7 +144,7 @@ func (n *worldNode) Run(ctx context.Context, c run.Cmd) ([]byte, error) {
 	return []byte(out), err
 }
 
-func (n *worldNode) does(argv []string) (string, error) {
+func (n *labNode) does(argv []string) (string, error) {
 	last := argv[len(argv)-1]
 	switch argv[0] + " " + argv[1] {
 	case "/usr/bin/kvm -machine":
@@ -152,10 +158,10 @@ func (n *worldNode) does(argv []string) (string, error) {
 	case "systemctl restart":
 		n.start(n.text("var/lib/ganeti/ssconf_master_node") == n.name+".lab.example\n")
 	case "gnt-cluster init":
-		n.put("root/.ssh/id_rsa.pub", "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQC7 root@node1\n", 0o644)
+		n.put("root/.ssh/id_rsa.pub", rootKey+" root@node1\n", 0o644)
 		n.put("var/lib/ganeti/ssconf_cluster_name", last+"\n", 0o644)
 		n.put("var/lib/ganeti/ssconf_master_node", n.name+".lab.example\n", 0o644)
-		n.write(&worldConfig{Serial: 1}, argv)
+		n.write(&labConfig{Serial: 1}, argv)
 		n.start(true)
 	case "gnt-cluster modify":
 		n.write(n.config(), argv)
@@ -178,7 +184,7 @@ func (n *worldNode) does(argv []string) (string, error) {
 	return "", nil
 }
 
-func (n *worldNode) start(master bool) {
+func (n *labNode) start(master bool) {
 	n.up["ganeti-noded"] = true
 	if master {
 		n.up["ganeti-wconfd"], n.up["ganeti-luxid"] = true, true
@@ -186,32 +192,33 @@ func (n *worldNode) start(master bool) {
 }
 
 // add comes to the other machine as the master's root.
-func (n *worldNode) add(name string) error {
+func (n *labNode) add(name string) error {
 	o := n.w.nodes[name]
-	if !strings.Contains(o.text(authorizedKeys), "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQC7") {
+	if !strings.Contains(o.text(authorizedKeys), rootKey) {
 		return errors.New("permission denied (publickey)")
 	}
 	if !strings.Contains(n.text("var/lib/ganeti/known_hosts"), name+".lab.example "+hostKey(name)) {
 		return errors.New("host key verification failed")
 	}
 	cfg := n.config()
-	cfg.Nodes["u-"+name] = worldPeer{Name: name + ".lab.example", Candidate: true}
+	cfg.Nodes["u-"+name] = labPeer{Name: name + ".lab.example", Candidate: true}
 	n.write(cfg, nil)
 	for _, f := range []string{"ssconf_cluster_name", "ssconf_master_node"} {
 		o.put("var/lib/ganeti/"+f, n.text("var/lib/ganeti/"+f), 0o644)
 	}
+	o.put("var/lib/ganeti/ssconf_node_list", "node1.lab.example\nnode2.lab.example\n", 0o644)
 	o.put("var/lib/ganeti/config.data", `{"serial_no": 1, "cluster": {"cluster_name": "stale"}}`, 0o600)
 	o.start(false)
 	return nil
 }
 
-type worldPeer struct {
+type labPeer struct {
 	Name      string `json:"name"`
 	Candidate bool   `json:"master_candidate"`
 }
 
-// worldConfig is config.data, as far as anybody here looks.
-type worldConfig struct {
+// labConfig is config.data, as far as anybody here looks.
+type labConfig struct {
 	Serial  int `json:"serial_no"`
 	Cluster struct {
 		Name       string                       `json:"cluster_name"`
@@ -219,11 +226,11 @@ type worldConfig struct {
 		DiskParams map[string]map[string]string `json:"diskparams"`
 		Reserved   []string                     `json:"reserved_lvs"`
 	} `json:"cluster"`
-	Nodes map[string]worldPeer `json:"nodes"`
+	Nodes map[string]labPeer `json:"nodes"`
 }
 
-func (n *worldNode) config() *worldConfig {
-	c := new(worldConfig)
+func (n *labNode) config() *labConfig {
+	c := new(labConfig)
 	if err := json.Unmarshal([]byte(n.text("var/lib/ganeti/config.data")), c); err != nil {
 		n.w.t.Fatal(err)
 	}
@@ -231,11 +238,11 @@ func (n *worldNode) config() *worldConfig {
 }
 
 // write changes the configuration as the arguments of a command say.
-func (n *worldNode) write(c *worldConfig, argv []string) {
+func (n *labNode) write(c *labConfig, argv []string) {
 	c.Serial++
 	c.Cluster.Name = "cluster.lab.example"
 	if c.Nodes == nil {
-		c.Nodes = map[string]worldPeer{"u-" + n.name: {n.name + ".lab.example", true}}
+		c.Nodes = map[string]labPeer{"u-" + n.name: {n.name + ".lab.example", true}}
 		c.Cluster.HVParams = map[string]map[string]string{"kvm": {}}
 		c.Cluster.DiskParams = map[string]map[string]string{"drbd": {}}
 	}
@@ -265,7 +272,7 @@ func assign(m map[string]string, list string) {
 }
 
 // plan runs the cluster's steps of one node, those that need no kernel.
-func (n *worldNode) plan(ctx context.Context, tell func(Event)) error {
+func (n *labNode) plan(ctx context.Context, tell func(Event)) error {
 	var steps []Step
 	for _, s := range n.clusterSteps() {
 		if s.Name != "storage" && s.Name != "drbd" {
@@ -277,8 +284,8 @@ func (n *worldNode) plan(ctx context.Context, tell func(Event)) error {
 }
 
 // together runs the plans of all nodes until they end.
-func (w *world) together() map[string]error {
-	ctx, cancel := context.WithTimeout(w.t.Context(), 30*time.Second)
+func (w *lab) together() map[string]error {
+	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
 	defer cancel()
 	errs := make(map[string]error)
 	var mu sync.Mutex
@@ -295,7 +302,7 @@ func (w *world) together() map[string]error {
 	return errs
 }
 
-func (w *world) called(host, prefix string) int {
+func (w *lab) called(host, prefix string) int {
 	n := 0
 	for _, c := range w.calls {
 		if strings.HasPrefix(c, host+": "+prefix) {
@@ -306,7 +313,7 @@ func (w *world) called(host, prefix string) int {
 }
 
 func TestClusterForms(t *testing.T) {
-	w := newWorld(t)
+	w := newLab(t)
 	one, two := w.nodes["node1"], w.nodes["node2"]
 	for name, err := range w.together() {
 		if err != nil {
@@ -357,7 +364,7 @@ func TestClusterForms(t *testing.T) {
 
 // A node that is not there yet is named, and comes in later.
 func TestClusterWaits(t *testing.T) {
-	w := newWorld(t)
+	w := newLab(t)
 	one := w.nodes["node1"]
 	waits := make(chan string, 100)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -371,7 +378,7 @@ func TestClusterWaits(t *testing.T) {
 	}()
 	select {
 	case got := <-waits:
-		if want := "waiting for node2 (127.60.0.12) to join"; got != want {
+		if want := "waiting for node2 (127.0.0.1) to join"; got != want {
 			t.Errorf("node1 says %q, want %q", got, want)
 		}
 	case <-time.After(20 * time.Second):
@@ -388,7 +395,7 @@ func TestClusterWaits(t *testing.T) {
 
 // What was cut off or failed is done again.
 func TestClusterRetries(t *testing.T) {
-	w := newWorld(t)
+	w := newLab(t)
 	var mu sync.Mutex
 	failed := make(map[string]bool)
 	w.fail = func(host, line string) error {
@@ -417,14 +424,14 @@ func TestClusterRetries(t *testing.T) {
 
 // The addition of a node was cut off behind the change of the configuration.
 func TestClusterReadds(t *testing.T) {
-	w := newWorld(t)
+	w := newLab(t)
 	cut := true
 	w.fail = func(host, line string) error {
 		if strings.HasPrefix(line, "gnt-node add") && cut {
 			cut = false
 			n := w.nodes[host]
 			cfg := n.config()
-			cfg.Nodes["u-node2"] = worldPeer{Name: "node2.lab.example", Candidate: true}
+			cfg.Nodes["u-node2"] = labPeer{Name: "node2.lab.example", Candidate: true}
 			n.write(cfg, nil)
 			return errors.New("killed")
 		}
@@ -443,21 +450,21 @@ func TestClusterReadds(t *testing.T) {
 func TestClusterStops(t *testing.T) {
 	for _, test := range []struct {
 		name string
-		with func(w *world) *worldNode
+		with func(w *lab) *labNode
 		want string
 		hint string
 	}{
-		{"another cluster", func(w *world) *worldNode {
+		{"another cluster", func(w *lab) *labNode {
 			w.nodes["node1"].put("var/lib/ganeti/ssconf_cluster_name", "other.example\n", 0o644)
 			return w.nodes["node1"]
 		}, "this machine is a node of another cluster, other.example", "cluster.name"},
-		{"no credential", func(w *world) *worldNode {
+		{"no credential", func(w *lab) *labNode {
 			_ = os.Remove(w.nodes["node2"].path(enrol.File))
 			return w.nodes["node2"]
 		}, "this machine has no credential", "install it anew"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			w := newWorld(t)
+			w := newLab(t)
 			err := test.with(w).plan(t.Context(), nil)
 			stop := new(StopError)
 			if !errors.As(err, &stop) || !strings.Contains(err.Error(), test.want) || !strings.Contains(hint.Of(err), test.hint) {
@@ -469,8 +476,8 @@ func TestClusterStops(t *testing.T) {
 
 // A first node that was installed anew must not form a second cluster.
 func TestClusterFirstNodeReturns(t *testing.T) {
-	w := newWorld(t)
-	l, err := listenTCP("127.50.0.12:1811")
+	w := newLab(t)
+	l, err := net.Listen("tcp", "127.50.0.12:1811")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -486,14 +493,18 @@ func TestClusterFirstNodeReturns(t *testing.T) {
 	if w.called("node1", "gnt-cluster init") > 0 {
 		t.Error("node1 formed a second cluster")
 	}
-	if want := "waiting for the master to answer: node2 (127.60.0.12)"; waits != want {
+	if want := "waiting for the master to answer: node2 (127.0.0.1)"; waits != want {
 		t.Errorf("node1 says %q, want %q", waits, want)
 	}
 }
 
+type runnerFunc func(c run.Cmd) ([]byte, error)
+
+func (f runnerFunc) Run(_ context.Context, c run.Cmd) ([]byte, error) { return f(c) }
+
 func TestStorage(t *testing.T) {
 	for size, ok := range map[string]bool{"  31000.00\n": true, "  20480.00\n": true, "  20479.00\n": false} {
-		n := &Node{Root: t.TempDir(), Runner: answers(size)}
+		n := &Node{Root: t.TempDir(), Runner: runnerFunc(func(run.Cmd) ([]byte, error) { return []byte(size), nil })}
 		done, err := n.storageDone(t.Context())
 		if err != nil || done != ok {
 			t.Errorf("storageDone with %q = %v, %v", size, done, err)
@@ -542,7 +553,7 @@ func TestDRBD(t *testing.T) {
 }
 
 func TestCPUModel(t *testing.T) {
-	w := newWorld(t)
+	w := newLab(t)
 	n := w.nodes["node1"]
 	old := strings.Fields("pni ssse3 lahf_lm")
 	for _, test := range []struct {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +21,9 @@ const authorizedKeys = "root/.ssh/authorized_keys"
 // certificate that it is a node of this site, and lets nobody in unless it is
 // the master.
 func (n *Node) join(ctx context.Context) error {
+	if in, err := n.isIn(); err != nil || in {
+		return err
+	}
 	credential, err := enrol.ReadCredential(n.path(enrol.File))
 	if errors.Is(err, fs.ErrNotExist) {
 		return Stop(errors.New("cannot join the cluster: this machine has no credential"),
@@ -49,7 +53,7 @@ func (n *Node) join(ctx context.Context) error {
 		} else if !errors.As(err, &waits) || time.Now().After(limit) || ctx.Err() != nil {
 			return err
 		}
-		sleep(ctx, askPause)
+		n.sleep(ctx, askPause)
 	}
 }
 
@@ -74,12 +78,16 @@ func (n *Node) ask(ctx context.Context, c enrol.Credential, r enrol.Request) (en
 			}
 			return enrol.Reply{}, Stop(fmt.Errorf("%s refuses to let this machine join: %w", h.Name, err), advice)
 		}
+		if why := err.Error(); why != n.unheard {
+			n.unheard = why
+			n.note("step cluster: %s", why)
+		}
 		asked = append(asked, fmt.Sprintf("%s (%s)", h.Name, at.Addr()))
 	}
 	return enrol.Reply{}, &Waiting{For: "the master to answer: " + strings.Join(asked, " or ")}
 }
 
-// joined lets the master in and waits until it has made this machine a node.
+// joined lets the master in and waits until this machine is a node.
 func (n *Node) joined(ctx context.Context, r enrol.Reply) error {
 	if r.Cluster != n.clusterName() {
 		return Stop(fmt.Errorf("%s belongs to the cluster %s, not to %s", r.Master, r.Cluster, n.clusterName()),
@@ -88,24 +96,24 @@ func (n *Node) joined(ctx context.Context, r enrol.Reply) error {
 	if err := n.letIn(r.RootKeys); err != nil {
 		return err
 	}
-	g := n.ganeti()
-	limit := time.Now().Add(5 * time.Minute)
-	for time.Now().Before(limit) {
-		name, err := g.Name()
-		if err != nil {
+	for limit := time.Now().Add(askFor); time.Now().Before(limit) && ctx.Err() == nil; {
+		if in, err := n.isIn(); err != nil || in {
 			return err
 		}
-		if name != "" {
-			if up, err := g.Up(ctx, false); err != nil || up {
-				return errors.Join(err, enrol.Retire(n.Root))
-			}
-		}
-		sleep(ctx, 2*time.Second)
-		if ctx.Err() != nil {
-			break
-		}
+		n.sleep(ctx, askPause)
 	}
 	return &Waiting{For: r.Master + " to take this machine into the cluster", Err: ctx.Err()}
+}
+
+// isIn reports whether this machine is in the cluster; if so, its credential has
+// done its duty. Ganeti's files are there earlier, half-way through the
+// addition, but the list of nodes names this one only when it is in.
+func (n *Node) isIn() (bool, error) {
+	nodes, err := n.ganeti().Members()
+	if err != nil || !slices.Contains(nodes, n.fqdn()) {
+		return false, err
+	}
+	return true, enrol.Retire(n.Root)
 }
 
 // letIn adds keys to those that root of this machine takes.

@@ -33,6 +33,9 @@ type Node struct {
 	Version string
 	// Say tells a person before the console something; nil drops it.
 	Say func(text string)
+	// Pause is the one between two questions to another machine; 0 is as long as
+	// is right for the question.
+	Pause time.Duration
 	// Settle is how long the network may take to become what was written,
 	// 0 means 1 min.
 	Settle time.Duration
@@ -43,6 +46,7 @@ type Node struct {
 
 	firstLook time.Time  // for the host's network card, zero before
 	enrolment *enrolment // on the master, while nodes may join
+	unheard   string     // why nobody was heard last, to note it once
 	asked     bool       // a master to take this machine in
 	verified  bool       // gnt-cluster verify was without errors
 }
@@ -129,6 +133,14 @@ func (n *Node) note(format string, args ...any) {
 	if n.Journal != nil {
 		_, _ = fmt.Fprintf(n.Journal, format+"\n", args...)
 	}
+}
+
+// sleep pauses; tests do not sleep long.
+func (n *Node) sleep(ctx context.Context, d time.Duration) {
+	if n.Pause > 0 {
+		d = n.Pause
+	}
+	sleep(ctx, d)
 }
 
 // say writes a line to the console and the journal.

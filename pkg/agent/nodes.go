@@ -71,9 +71,9 @@ func (n *Node) nodesDo(ctx context.Context) error {
 		return err
 	}
 	e := n.enrolment
-	patience := 5 * time.Minute
+	patience := askFor
 	if !e.told {
-		patience, e.told = 10*time.Second, true // then say for whom it waits
+		patience, e.told = askPause, true // then say for whom it waits
 	}
 	wait := time.NewTimer(patience)
 	defer wait.Stop()
@@ -185,6 +185,7 @@ func (n *Node) serve() error {
 		Ledger:  l,
 		Answer:  n.answer,
 		Claimed: func(enrol.Claim) { poke(e.claimed) },
+		Trouble: func(err error) { n.note("step nodes: %v", err) },
 		Refused: func(host string, addr netip.Addr, why *enrol.RefusedError) {
 			if host == "" {
 				host = "somebody"

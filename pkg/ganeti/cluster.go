@@ -53,6 +53,12 @@ func (c *Cluster) Name() (string, error) { return c.ssconf("cluster_name") }
 // if this machine is in no cluster.
 func (c *Cluster) Master() (string, error) { return c.ssconf("master_node") }
 
+// Members are the full names of the nodes, as this node was told last.
+func (c *Cluster) Members() ([]string, error) {
+	list, err := c.ssconf("node_list")
+	return strings.Fields(list), err
+}
+
 // Running reports whether a daemon, such as "ganeti-noded", runs.
 func (c *Cluster) Running(ctx context.Context, daemon string) (bool, error) {
 	_, err := c.command(ctx, daemonUtil, "check", daemon)
@@ -136,7 +142,7 @@ func (c *Cluster) Reset(ctx context.Context) error {
 		return err
 	}
 	entries, err := os.ReadDir(c.path("."))
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	for _, e := range entries {
