@@ -15,7 +15,7 @@ GOLANGCI_LINT_VERSION := v2.6.2
 TOOLS   := $(CURDIR)/.tools
 
 .DEFAULT_GOAL := help
-.PHONY: help iso iso-bookworm iso-image build agent test test-unit test-mirror test-iso test-boot test-install reproduce bench bench-install fuzz lint vet shellcheck generate deps clean
+.PHONY: help iso iso-bookworm iso-image build agent test test-unit test-mirror test-iso test-boot test-install test-cluster reproduce bench bench-install fuzz lint vet shellcheck generate deps clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | awk -F'\t' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ test-boot: iso iso-bookworm ## boots the ISO to the installer in QEMU, every way
 
 test-install: iso ## installs a node in QEMU: BIOS and UEFI, no network
 	scripts/test-install
+
+test-cluster: iso-image ## installs the site's nodes in QEMU, until they are a cluster
+	scripts/test-cluster
 
 reproduce: build ## two builds of one site, byte for byte
 	scripts/reproduce

@@ -72,7 +72,7 @@ var layers = []layer{
 	},
 	{
 		name:     "harness",
-		packages: []string{"pkg/benchinstall", "pkg/capture", "pkg/installtest", "pkg/vm"},
+		packages: []string{"pkg/benchinstall", "pkg/capture", "pkg/installtest", "pkg/sitetest", "pkg/vm"},
 		imports:  []string{"formats", "harness"},
 		why:      "the harness judges a finished ISO from outside: sharing code with the builder would share its mistakes",
 	},

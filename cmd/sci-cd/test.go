@@ -13,16 +13,20 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/skycover/sci-cd/pkg/hint"
-	"github.com/skycover/sci-cd/pkg/inspect"
 	"github.com/skycover/sci-cd/pkg/installtest"
 	"github.com/skycover/sci-cd/pkg/media"
+	"github.com/skycover/sci-cd/pkg/sitetest"
 	"github.com/skycover/sci-cd/pkg/vm"
 )
 
+// qemuRootVariable is the environment variable for --qemu-root.
+const qemuRootVariable = "SCI_CD_QEMU_ROOT"
+
 func newTest(ui *ui) *cobra.Command {
-	var firmware, medium, host string
+	var firmware, medium, host, siteFile string
 	var bootOnly bool
 	var o installtest.Options
+	var all sitetest.Options
 	c := &cobra.Command{
 		Use:   "test ISO",
 		Short: "Install an ISO in QEMU and judge the result",
@@ -37,10 +41,21 @@ system must be the same as the one of another report, but for what two
 installations cannot share: the page lists what was accepted and why.
 
 --cut, --flip and --refused try what goes wrong: a power cut, a bit that flipped
-on the medium, an installer that must say no with nothing written to the disk.`,
+on the medium, an installer that must say no with nothing written to the disk.
+
+--site tests all machines of the site file that the ISO was built from, as far as
+they are no virtual ones: each is installed, then all are booted at the same
+time on virtual switches, one for each network, until the agents have made a
+cluster of them, which is then questioned. --keep-disks and --disks install once
+and test often. Instances are started inside the nodes only under QEMU 10 or
+later: --qemu-root, or ` + qemuRootVariable + `, names a Debian root directory with
+one (scripts/qemu-trixie makes it).`,
 		Args:              arguments(1, 1),
 		ValidArgsFunction: files("iso"),
 		RunE: func(c *cobra.Command, args []string) error {
+			if err := testFlags(c.Flags().Changed, siteFile != ""); err != nil {
+				return err
+			}
 			var err error
 			if o.Firmware, err = vm.ParseFirmware(firmware); err != nil {
 				return usageError{err}
@@ -58,6 +73,17 @@ on the medium, an installer that must say no with nothing written to the disk.`,
 				o.Stage = installtest.Boot
 			}
 			o.ISO = args[0]
+			if o.QEMURoot == "" {
+				o.QEMURoot = os.Getenv(qemuRootVariable)
+			}
+			if siteFile != "" {
+				all.ISO, all.Firmware, all.ReportDir, all.QEMURoot = o.ISO, o.Firmware, o.ReportDir, o.QEMURoot
+				if c.Flags().Changed("memory") {
+					all.Memory = o.Memory
+				}
+				all.InstallMemory = o.InstallMemory
+				return runSiteTest(c.Context(), ui, siteFile, all)
+			}
 			if err := fillTest(&o, host); err != nil {
 				return err
 			}
@@ -68,14 +94,19 @@ on the medium, an installer that must say no with nothing written to the disk.`,
 	flags.StringVar(&firmware, "firmware", string(vm.BIOS), "bios, uefi or secureboot")
 	flags.StringVar(&medium, "medium", string(installtest.CD), "cd or usb")
 	flags.StringVar(&host, "host", "", "`NAME` of the host to be (default: the site's first that is no virtual one)")
-	flags.IntVar(&o.Memory, "memory", 1536, "of the machine, in `MiB`")
-	flags.IntVar(&o.InstallMemory, "install-memory", 0, "of the machine while it is installed, in `MiB` (default: as --memory)")
+	flags.IntVar(&o.Memory, "memory", 1536, "of the machine, in `MiB`; with --site 2560")
+	flags.IntVar(&o.InstallMemory, "install-memory", 0, "of the machine while it is installed, in `MiB` (default: as --memory; with --site 1536)")
 	flags.StringVar(&o.ReportDir, "report", filepath.Join(exampleDir, "report"), "`DIR`ectory of the report")
 	flags.BoolVar(&bootOnly, "boot-only", false, "boot to the installer's first line, install nothing")
 	flags.StringVar(&o.Like, "like", "", "`DIR`ectory of the report of a system that this one must equal")
 	flags.StringVar(&o.Cut, "cut", "", "cut the power once, behind the agent's first line that starts with `TEXT`, as in \"base 40 %\"")
 	flags.StringVar(&o.Flip, "flip", "", "flip one bit of this `FILE` of the ISO, in a copy; a pattern may fit one file")
 	flags.StringVar(&o.Refused, "refused", "", "expect the installer to fail with `TEXT` in its message and to leave the disk untouched")
+	flags.StringVar(&o.QEMURoot, "qemu-root", "", "Debian root `DIR`ectory to run QEMU from (default: "+qemuRootVariable+")")
+	flags.StringVar(&siteFile, "site", "", "test all machines of this site `FILE`")
+	flags.IntVar(&all.Jobs, "jobs", 0, "with --site: `N` installations at the same time (default: as processors and memory allow)")
+	flags.StringVar(&all.KeepDisks, "keep-disks", "", "with --site: keep the installed disks in `DIR`")
+	flags.StringVar(&all.Disks, "disks", "", "with --site: start from the disks in `DIR` instead of installing")
 	return c
 }
 
@@ -98,27 +129,22 @@ func runTest(ctx context.Context, ui *ui, o installtest.Options) error {
 
 // fillTest takes the host from the medium.
 func fillTest(o *installtest.Options, name string) error {
-	f, length, err := openImage(o.ISO)
+	about, err := readManifest(o.ISO)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = f.Close() }()
-	s, err := inspect.Image(f, length)
+	h, err := chooseHost(about, name)
 	if err != nil {
 		return err
 	}
-	h, err := chooseHost(s.About, name)
-	if err != nil {
-		return err
-	}
-	o.PressEnter = !s.About.Unattended
+	o.PressEnter = !about.Unattended
 	o.DiskSize = max(32<<30, h.MinDisk)
 	o.Host = installtest.Host{
-		Name: h.Name, Role: h.Role, Domain: s.About.Domain, MACs: h.MACs, Serial: h.Serial, AssetTag: h.AssetTag,
-		Disk: installtest.DiskIdentity{Serial: h.Disk}, LAN: withLength(h.Addresses["lan"], s.About.Networks["lan"]),
+		Name: h.Name, Role: h.Role, Domain: about.Domain, MACs: h.MACs, Serial: h.Serial, AssetTag: h.AssetTag,
+		Disk: installtest.DiskIdentity{Serial: h.Disk}, LAN: withLength(h.Addresses["lan"], about.Networks["lan"]),
 	}
-	if i := slices.IndexFunc(s.About.Roles, func(r media.RoleLine) bool { return r.Name == h.Role }); i >= 0 {
-		o.Host.Packages = s.About.Roles[i].Packages
+	if i := slices.IndexFunc(about.Roles, func(r media.RoleLine) bool { return r.Name == h.Role }); i >= 0 {
+		o.Host.Packages = about.Roles[i].Packages
 	}
 	return nil
 }
@@ -154,8 +180,13 @@ func printTest(ui *ui, report *installtest.Report, dir string) error {
 	failed := []string{}
 	text := ""
 	for _, c := range report.Failed() {
-		failed = append(failed, c.Name)
-		text += "failed: " + c.Name + "\n"
+		failed = append(failed, c.Title())
+		text += "failed: " + c.Title() + "\n"
+	}
+	for _, c := range report.Checks {
+		if c.Skipped != "" {
+			text += "skipped: " + c.Title() + ": " + c.Skipped + "\n"
+		}
 	}
 	text += report.Summary() + "\n  " + page + "\n"
 	cpu := make(map[string]float64)

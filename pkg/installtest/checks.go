@@ -71,14 +71,14 @@ func (r *run) checks(ctx context.Context, sh *vm.Shell) {
 				return
 			}
 		}
-		c := r.report.begin("system", a.name, a.want)
+		c := r.begin("system", a.name, a.want)
 		c.Script = a.script
 		limit, cancel := context.WithTimeout(ctx, r.o.Limits.Check)
 		out, err := sh.Run(limit, a.script)
 		cancel()
 		c.Output = out
 		problem := a.decide(out, err)
-		r.report.close(c, problem)
+		r.report.Close(c, problem)
 		if problem != "" {
 			r.say("failed: %s: %s", a.name, problem)
 		}
@@ -91,7 +91,7 @@ func (r *run) checks(ctx context.Context, sh *vm.Shell) {
 // facts keeps the facts of the system and compares them with the other one's,
 // if there is one. It returns false if the shell is of no further use.
 func (r *run) facts(ctx context.Context, sh *vm.Shell) bool {
-	c := r.report.begin("system", "facts of the system", "packages, accounts, units, /etc and more, in "+FactsFile)
+	c := r.begin("system", "facts of the system", "packages, accounts, units, /etc and more, in "+FactsFile)
 	limit, cancel := context.WithTimeout(ctx, r.o.Limits.Check)
 	defer cancel()
 	f, err := CollectFacts(limit, sh)
@@ -99,7 +99,7 @@ func (r *run) facts(ctx context.Context, sh *vm.Shell) bool {
 		err = f.Write(r.o.ReportDir)
 	}
 	if err != nil {
-		r.report.close(c, err.Error())
+		r.report.Close(c, err.Error())
 		r.say("failed: %s: %v", c.Name, err)
 		return limit.Err() == nil && !errors.Is(err, vm.ErrEnded)
 	}
@@ -108,7 +108,7 @@ func (r *run) facts(ctx context.Context, sh *vm.Shell) bool {
 		counts = append(counts, fmt.Sprintf("%s: %d", class.name, len(class.class)))
 	}
 	c.Output = strings.Join(counts, "\n")
-	r.report.close(c, "")
+	r.report.Close(c, "")
 	r.compare(f)
 	return true
 }
@@ -118,7 +118,7 @@ func (r *run) compare(f Facts) {
 	if r.like == nil {
 		return
 	}
-	c := r.report.begin("system", "the same machine as in "+r.o.Like, "no difference but those that are expected")
+	c := r.begin("system", "the same machine as in "+r.o.Like, "no difference but those that are expected")
 	var found []string
 	for _, d := range Compare(f, *r.like) {
 		if d.Expected != "" {
@@ -136,7 +136,7 @@ func (r *run) compare(f Facts) {
 		}
 		r.say("failed: %s: %s", c.Name, problem)
 	}
-	r.report.close(c, problem)
+	r.report.Close(c, problem)
 }
 
 func (a assertion) decide(out string, err error) string {
@@ -154,7 +154,7 @@ func (a assertion) decide(out string, err error) string {
 // systemd's credentials are of no use: the kernel's first lines on the console
 // say it, or if they are suppressed, the shell on the second virtual terminal.
 func (r *run) secureBoot(ctx context.Context, m *vm.Machine) error {
-	c := r.report.begin("boot", "Secure Boot is on", "the kernel says that it is enabled")
+	c := r.begin("boot", "Secure Boot is on", "the kernel says that it is enabled")
 	ctx, cancel := context.WithTimeout(ctx, r.o.Limits.Check)
 	defer cancel()
 	re := regexp.MustCompile(`(?i)secure ?boot enabled`)
@@ -219,9 +219,9 @@ func (r *run) collect(ctx context.Context, sh *vm.Shell) {
 		if exit := (*vm.ExitError)(nil); err != nil && !errors.As(err, &exit) {
 			return
 		}
-		path := filepath.Join(r.o.ReportDir, l.file)
+		path := filepath.Join(r.o.ReportDir, r.name(l.file))
 		if err := os.WriteFile(path, []byte(out), 0o644); err == nil {
-			r.report.collected = append(r.report.collected, path)
+			r.report.collect(path)
 		}
 	}
 }

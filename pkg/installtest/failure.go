@@ -24,7 +24,7 @@ func (r *run) flip() error {
 		return err
 	}
 	r.o.ISO = spoilt
-	r.report.property("Fault", "one bit of %s is flipped", name)
+	r.report.Property("Fault", "one bit of %s is flipped", name)
 	return nil
 }
 
@@ -43,7 +43,7 @@ func (r *run) cut(ctx context.Context) error {
 	}
 	limit, cancel := context.WithTimeout(ctx, r.o.Limits.Install)
 	defer cancel()
-	c := r.report.begin("power cut", "the power fails during the installation",
+	c := r.begin("power cut", "the power fails during the installation",
 		fmt.Sprintf("it is cut %s behind the line \"sci-agent: %s\"", duration(r.o.Limits.Settle), r.o.Cut))
 	if err := r.follow(limit, m, r.o.Cut, cutLabel); err != nil {
 		if errors.Is(err, vm.ErrEnded) {
@@ -82,7 +82,7 @@ func (r *run) refusal(ctx context.Context) error {
 	}
 	limit, cancel := context.WithTimeout(ctx, r.o.Limits.Install)
 	defer cancel()
-	c := r.report.begin("refusal", "the installer refuses the medium", fmt.Sprintf("a line \"sci-agent: failed: …%s…\"", r.o.Refused))
+	c := r.begin("refusal", "the installer refuses the medium", fmt.Sprintf("a line \"sci-agent: failed: …%s…\"", r.o.Refused))
 	said := (*agentError)(nil)
 	err = r.follow(limit, m, "installed", installLabel)
 	switch {
@@ -95,7 +95,7 @@ func (r *run) refusal(ctx context.Context) error {
 		return err
 	}
 	r.phase("after the refusal")
-	c = r.report.begin("refusal", "nothing was written to the disk",
+	c = r.begin("refusal", "nothing was written to the disk",
 		"no write has reached the disk, and its image has no data anywhere, "+duration(r.o.Limits.Settle)+" behind that line")
 	pause(limit, r.o.Limits.Settle)
 	return r.end(ctx, c, m, r.untouched(limit, m))

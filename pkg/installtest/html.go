@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"html/template"
+	"slices"
 	"strings"
 	"time"
 )
@@ -39,6 +40,7 @@ func (r *Report) HTML() ([]byte, error) {
 
 // bar is a phase as drawn: offset and width in percent of the whole time.
 type bar struct {
+	Host     string // with the first bar of each host
 	Name     string
 	Left     template.CSS
 	Width    template.CSS
@@ -50,11 +52,49 @@ type bar struct {
 func (r *Report) bars() []bar {
 	var bars []bar
 	failed := len(r.Failed()) > 0 && !r.examined()
-	for i, p := range r.Phases {
-		bars = append(bars, bar{p.Name, r.percent(p.From), r.percent(p.Until - p.From), duration(p.Until - p.From), duration(p.From),
-			failed && i == len(r.Phases)-1})
+	for _, host := range hosts(r.Phases, func(p Phase) string { return p.Host }) {
+		head := host
+		for _, p := range r.Phases {
+			if p.Host != host {
+				continue
+			}
+			bars = append(bars, bar{head, p.Name, r.percent(p.From), r.percent(p.Until - p.From), duration(p.Until - p.From), duration(p.From), false})
+			head = ""
+		}
+		if n := len(bars) - 1; n >= 0 && failed && r.blames(host) {
+			bars[n].Failed = true
+		}
 	}
 	return bars
+}
+
+// hosts are those of a list, each once, in the order of their first element.
+func hosts[T any](list []T, host func(T) string) []string {
+	var names []string
+	for _, e := range list {
+		if h := host(e); !slices.Contains(names, h) {
+			names = append(names, h)
+		}
+	}
+	return names
+}
+
+// blames says whether a check of the host failed.
+func (r *Report) blames(host string) bool {
+	return slices.ContainsFunc(r.Failed(), func(c *Check) bool { return c.Host == host })
+}
+
+// byHost are the checks, those of a host together.
+func (r *Report) byHost() []*Check {
+	var list []*Check
+	for _, host := range hosts(r.Checks, func(c *Check) string { return c.Host }) {
+		for _, c := range r.Checks {
+			if c.Host == host {
+				list = append(list, c)
+			}
+		}
+	}
+	return list
 }
 
 // examined says whether the run came to the assertions in the running system:
@@ -96,6 +136,14 @@ func (r *Report) ticks() []tick {
 	return ticks
 }
 
+// stage names the part of the test that a check belongs to.
+func (c *Check) stage() string {
+	if c.Host == "" {
+		return c.Stage
+	}
+	return c.Host + ": " + c.Stage
+}
+
 type stage struct {
 	Name   string
 	Checks []*Check
@@ -103,9 +151,9 @@ type stage struct {
 
 func (r *Report) stages() []stage {
 	var stages []stage
-	for _, c := range r.Checks {
-		if n := len(stages); n == 0 || stages[n-1].Name != c.Stage {
-			stages = append(stages, stage{Name: c.Stage})
+	for _, c := range r.byHost() {
+		if n := len(stages); n == 0 || stages[n-1].Name != c.stage() {
+			stages = append(stages, stage{Name: c.stage()})
 		}
 		s := &stages[len(stages)-1]
 		s.Checks = append(s.Checks, c)

@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -105,7 +106,13 @@ type Options struct {
 	Refused string
 	// Flip is a file of the image, or a path.Match pattern that fits one: one bit
 	// of it is changed, in a copy.
-	Flip           string
+	Flip string
+	// NICs are the machine's network cards; none: one for each of Host.MACs, with
+	// no network behind them.
+	NICs []vm.NIC
+	// Base is an installed disk to boot instead of the one in WorkDir. It stays
+	// as it is.
+	Base           string
 	Limits         Limits
 	QEMU, QEMURoot string
 	Progress       func(line string) // may be nil; called from one goroutine at a time
@@ -176,8 +183,8 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		return nil, err
 	}
 	err := r.stages(ctx)
-	r.report.finish(r.logFiles())
-	if werr := r.report.write(o.ReportDir); err == nil {
+	r.report.Finish(r.logFiles())
+	if werr := r.report.Write(o.ReportDir); err == nil {
 		err = werr
 	}
 	return r.report, err
@@ -186,12 +193,26 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 // run is one test under way.
 type run struct {
 	o      Options
+	label  string // of the host among several; empty: there is one only
 	report *Report
 	like   *Facts // of the system to compare with; may be nil
+	said   string // the agent's last line
 }
 
-// errFailed ends a run whose report already says why.
-var errFailed = errors.New("test failed")
+// ErrFailed ends a run whose report already says why.
+var ErrFailed = errors.New("test failed")
+
+// name is the name of a machine or a file of this host.
+func (r *run) name(name string) string {
+	if r.label == "" {
+		return name
+	}
+	return r.label + "-" + name
+}
+
+func (r *run) begin(stage, name, want string) *Check {
+	return r.report.Begin(r.label, stage, name, want)
+}
 
 // stages is the order of a test.
 func (r *run) stages(ctx context.Context) error {
@@ -201,7 +222,7 @@ func (r *run) stages(ctx context.Context) error {
 	} else {
 		err = r.installation(ctx)
 	}
-	if errors.Is(err, errFailed) {
+	if errors.Is(err, ErrFailed) {
 		return nil
 	}
 	return err
@@ -236,7 +257,7 @@ func (r *run) startMedium(ctx context.Context, name string) (*vm.Machine, error)
 // stop ends a machine, if it has not done so, and notes what it took.
 func (r *run) stop(m *vm.Machine, name string) {
 	m.Kill()
-	r.report.CPU = append(r.report.CPU, MachineTime{name, m.CPU()})
+	r.report.took(r.name(name), m.CPU())
 }
 
 // install boots the medium and follows the installer to the power off, or only
@@ -253,7 +274,7 @@ func (r *run) install(ctx context.Context) error {
 	}
 	limit, cancel := context.WithTimeout(ctx, r.o.Limits.Install)
 	defer cancel()
-	c := r.report.begin("install", "the installer finishes unattended", "a line \"sci-agent: installed\", then power off")
+	c := r.begin("install", "the installer finishes unattended", "a line \"sci-agent: installed\", then power off")
 	err = r.follow(limit, m, "installed", installLabel)
 	if err == nil {
 		r.phase("power off")
@@ -274,7 +295,7 @@ func (r *run) ended(m *vm.Machine, after string) bool {
 func (r *run) bootMedium(ctx context.Context, m *vm.Machine, screens bool) error {
 	limit, cancel := context.WithTimeout(ctx, r.o.Limits.Boot)
 	defer cancel()
-	c := r.report.begin("boot", "the medium boots to the installer", "a line \"sci-agent: installer started\"")
+	c := r.begin("boot", "the medium boots to the installer", "a line \"sci-agent: installer started\"")
 	r.phase("firmware, boot loader, kernel")
 	stop := r.background(limit, func(ctx context.Context) {
 		if screens {
@@ -301,27 +322,12 @@ func (r *run) bootMedium(ctx context.Context, m *vm.Machine, screens bool) error
 
 // firstBoot boots the disk, waits for the agent and examines the system.
 func (r *run) firstBoot(ctx context.Context) error {
-	m, err := r.start(ctx, "system", func(v *vm.Options) { v.VGA, v.Shell = true, true })
-	if err != nil {
-		return err
-	}
-	defer r.stop(m, "system")
-	limit, cancel := context.WithTimeout(ctx, r.o.Limits.First)
-	defer cancel()
-	c := r.report.begin("first boot", "the agent gets the machine ready", "a line \"sci-agent: ready\"")
-	r.phase("firmware, boot loader, kernel, systemd")
-	stop := r.background(limit, func(ctx context.Context) { r.film(ctx, m) })
-	err = r.follow(limit, m, "ready", systemLabel)
-	stop()
-	sh, serr := r.shell(ctx, m, err == nil)
-	if err == nil {
-		err = serr
+	m, sh, err := r.boot(ctx, ctx)
+	if m != nil {
+		defer r.stop(m, "system")
 	}
 	if err != nil {
 		r.collect(ctx, sh)
-		return r.end(ctx, c, m, err)
-	}
-	if err := r.end(ctx, c, m, nil); err != nil {
 		return err
 	}
 	r.screen(ctx, m, "the machine is ready")
@@ -329,6 +335,29 @@ func (r *run) firstBoot(ctx context.Context) error {
 	r.checks(ctx, sh)
 	r.collect(ctx, sh)
 	return r.powerdown(ctx, m)
+}
+
+// boot boots the disk, waits until the agent is ready and opens the shell. With
+// an error there may be a machine and a shell none the less. The machine lives
+// until ctx ends, waiting ends with wait as well.
+func (r *run) boot(ctx, wait context.Context) (*vm.Machine, *vm.Shell, error) {
+	// Of several machines nobody looks at the screens.
+	m, err := r.start(ctx, "system", func(v *vm.Options) { v.VGA, v.Shell = r.label == "", true })
+	if err != nil {
+		return nil, nil, err
+	}
+	limit, cancel := context.WithTimeout(wait, r.o.Limits.First)
+	defer cancel()
+	c := r.begin("first boot", "the agent gets the machine ready", "a line \"sci-agent: ready\"")
+	r.phase("firmware, boot loader, kernel, systemd")
+	stop := r.background(limit, func(ctx context.Context) { r.film(ctx, m) })
+	err = r.follow(limit, m, "ready", nil)
+	stop()
+	sh, serr := r.shell(ctx, m, err == nil)
+	if err == nil {
+		err = serr
+	}
+	return m, sh, r.end(ctx, c, m, err)
 }
 
 // shell opens the root shell. It starts early in a boot, so a machine that did
@@ -347,7 +376,7 @@ func (r *run) powerdown(ctx context.Context, m *vm.Machine) error {
 	r.phase("shutdown")
 	ctx, cancel := context.WithTimeout(ctx, r.o.Limits.Check)
 	defer cancel()
-	c := r.report.begin("system", "the machine shuts down at the power button", "QEMU ends within "+r.o.Limits.Check.String())
+	c := r.begin("system", "the machine shuts down at the power button", "QEMU ends within "+r.o.Limits.Check.String())
 	return r.end(ctx, c, m, m.Powerdown(ctx))
 }
 
@@ -356,13 +385,18 @@ func (r *run) powerdown(ctx context.Context, m *vm.Machine) error {
 func (r *run) start(ctx context.Context, name string, set func(*vm.Options)) (*vm.Machine, error) {
 	h := r.o.Host
 	v := vm.Options{
-		Name: name, Dir: r.o.ReportDir, Vars: r.o.WorkDir, Memory: r.o.Memory, CPUs: r.o.CPUs, Accel: r.o.Accel, Firmware: r.o.Firmware,
+		Name: r.name(name), Dir: r.o.ReportDir, Vars: r.o.WorkDir, Memory: r.o.Memory, CPUs: r.o.CPUs, Accel: r.o.Accel, Firmware: r.o.Firmware,
 		Disks:  []vm.Disk{{Path: r.disk(), Size: r.o.DiskSize, Serial: h.Disk.Serial}},
 		SMBIOS: vm.SMBIOS{Serial: h.Serial, AssetTag: h.AssetTag, Product: "SCI-CD test"},
-		QEMU:   r.o.QEMU, QEMURoot: r.o.QEMURoot,
+		QEMU:   r.o.QEMU, QEMURoot: r.o.QEMURoot, NICs: slices.Clone(r.o.NICs),
 	}
-	for _, mac := range h.MACs {
-		v.NICs = append(v.NICs, vm.NIC{MAC: mac})
+	if r.o.Base != "" {
+		v.Disks[0].Path, v.Disks[0].Backing = r.disk()+".qcow2", r.o.Base
+	}
+	if len(v.NICs) == 0 {
+		for _, mac := range h.MACs {
+			v.NICs = append(v.NICs, vm.NIC{MAC: mac})
+		}
 	}
 	if len(v.NICs) == 0 {
 		v.NICs = []vm.NIC{{MAC: "52:54:00:12:34:56"}}
@@ -390,6 +424,7 @@ func (r *run) follow(ctx context.Context, m *vm.Machine, last string, label func
 			return fmt.Errorf("the boot came to an end: %s", line.Text)
 		}
 		text := strings.TrimSpace(line.Groups[1])
+		r.said = text
 		r.say("%s", text)
 		if strings.HasPrefix(text, "failed") {
 			pause(ctx, 2*time.Second) // what it saw comes on the lines behind
@@ -401,11 +436,16 @@ func (r *run) follow(ctx context.Context, m *vm.Machine, last string, label func
 		if strings.HasPrefix(text, last) {
 			return nil
 		}
+		if step, ok := strings.CutPrefix(text, "step "); ok {
+			if step, ok = strings.CutSuffix(step, " ok"); ok {
+				r.report.step(r.label, step, line.At)
+			}
+		}
 		if label == nil {
 			continue
 		}
 		if name := label(text); name != "" {
-			r.report.phaseAt(name, line.At)
+			r.report.PhaseAt(r.label, name, line.At)
 		}
 	}
 }
@@ -442,19 +482,11 @@ func installLabel(text string) string {
 	return ""
 }
 
-func systemLabel(text string) string {
-	if step, ok := strings.CutPrefix(text, "step "); ok {
-		name, _, _ := strings.Cut(step, " ")
-		return "behind step: " + name
-	}
-	return ""
-}
-
 // end closes a check of a whole stage. A failure is shown with the screen, if
 // there is one, and what the console said last.
 func (r *run) end(ctx context.Context, c *Check, m *vm.Machine, err error) error {
 	if err == nil {
-		r.report.close(c, "")
+		r.report.Close(c, "")
 		return nil
 	}
 	shot, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
@@ -462,15 +494,18 @@ func (r *run) end(ctx context.Context, c *Check, m *vm.Machine, err error) error
 	if errors.Is(err, vm.ErrEnded) {
 		err = ending(shot, m, err)
 	}
+	if agent := (*agentError)(nil); r.said != "" && !errors.As(err, &agent) {
+		err = fmt.Errorf("%w; the agent's last line: %q", err, r.said)
+	}
 	r.screen(shot, m, "failed: "+c.Name)
 	var tail strings.Builder
 	for _, l := range m.Console.Tail(30) {
 		fmt.Fprintln(&tail, l.Text)
 	}
 	c.Output = tail.String()
-	r.report.close(c, err.Error())
+	r.report.Close(c, err.Error())
 	r.say("failed: %s: %v", c.Name, err)
-	return errFailed
+	return ErrFailed
 }
 
 // ending says why a machine ended that should be running.
@@ -486,7 +521,7 @@ func ending(ctx context.Context, m *vm.Machine, err error) error {
 }
 
 // phase starts a new bar of the timeline now.
-func (r *run) phase(name string) { r.report.phaseAt(name, time.Now()) }
+func (r *run) phase(name string) { r.report.PhaseAt(r.label, name, time.Now()) }
 
 func (r *run) say(format string, args ...any) {
 	if r.o.Progress != nil {
@@ -528,12 +563,12 @@ func (r *run) film(ctx context.Context, m *vm.Machine) {
 // screen adds a screenshot to the report; without a graphics card or with a
 // dead machine there is none.
 func (r *run) screen(ctx context.Context, m *vm.Machine, caption string) {
-	path := filepath.Join(r.o.ReportDir, r.report.screenName())
+	path := filepath.Join(r.o.ReportDir, r.report.screenName(r.label))
 	if err := m.Screenshot(ctx, path); err != nil {
 		os.Remove(path)
 		return
 	}
-	r.report.addScreen(path, caption)
+	r.report.addScreen(r.label, path, caption)
 }
 
 func pressEnter(ctx context.Context, m *vm.Machine) {
@@ -551,7 +586,7 @@ func (r *run) logFiles() []string {
 	var files []string
 	for _, name := range []string{"cut", "install", "system"} {
 		for _, log := range []string{".ttyS0.log", ".qemu.log"} {
-			if path := filepath.Join(r.o.ReportDir, name+log); exists(path) {
+			if path := filepath.Join(r.o.ReportDir, r.name(name)+log); exists(path) {
 				files = append(files, path)
 			}
 		}

@@ -11,9 +11,9 @@ import (
 // Ant's junitreport as Jenkins and GitLab take it): one test suite a stage.
 func (r *Report) JUnit() ([]byte, error) {
 	all := junitSuites{Name: r.Title, Time: seconds(r.Duration)}
-	for _, c := range r.Checks {
-		if n := len(all.Suites); n == 0 || all.Suites[n-1].Name != c.Stage {
-			all.Suites = append(all.Suites, &junitSuite{Name: c.Stage, Timestamp: r.Started.UTC().Format("2006-01-02T15:04:05")})
+	for _, c := range r.byHost() {
+		if n := len(all.Suites); n == 0 || all.Suites[n-1].Name != c.stage() {
+			all.Suites = append(all.Suites, &junitSuite{Name: c.stage(), Timestamp: r.Started.UTC().Format("2006-01-02T15:04:05")})
 		}
 		s := all.Suites[len(all.Suites)-1]
 		s.add(c)
@@ -56,7 +56,12 @@ type junitCase struct {
 	Name      string        `xml:"name,attr"`
 	Time      string        `xml:"time,attr"`
 	Failure   *junitFailure `xml:"failure"`
+	Skipped   *junitSkipped `xml:"skipped"`
 	SystemOut string        `xml:"system-out,omitempty"`
+}
+
+type junitSkipped struct {
+	Message string `xml:"message,attr"`
 }
 
 type junitFailure struct {
@@ -68,11 +73,14 @@ func (s *junitSuite) add(c *Check) {
 	s.Tests++
 	s.total += c.Duration
 	s.Time = seconds(s.total)
-	t := junitCase{Class: "installtest." + strings.ReplaceAll(c.Stage, " ", "_"), Name: c.Name, Time: seconds(c.Duration)}
-	if c.Failed() {
+	t := junitCase{Class: "installtest." + strings.NewReplacer(": ", ".", " ", "_").Replace(c.stage()), Name: c.Name, Time: seconds(c.Duration)}
+	switch {
+	case c.Skipped != "":
+		t.Skipped = &junitSkipped{c.Skipped}
+	case c.Failed():
 		s.Failures++
 		t.Failure = &junitFailure{c.problem(), "want: " + c.Want + "\ngot:  " + c.problem() + "\n\n" + clip(c.Output)}
-	} else {
+	default:
 		t.SystemOut = clip(c.Output)
 	}
 	s.Cases = append(s.Cases, t)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/skycover/sci-cd/pkg/vm"
@@ -12,6 +13,9 @@ import (
 
 // Report is what a test found. Times are measured by the clock of the machine
 // that runs the test, so they depend on it and on what else it does.
+//
+// It may tell of several hosts, and be filled by several goroutines: what its
+// methods change is under a lock.
 type Report struct {
 	Title      string
 	Properties []Property
@@ -30,6 +34,7 @@ type Report struct {
 	// says it; 0 if it does not.
 	PeakMemory int
 
+	mu        sync.Mutex
 	collected []string // logs taken from the running system
 }
 
@@ -46,6 +51,9 @@ type MachineTime struct {
 type Phase struct {
 	Name        string
 	From, Until time.Duration
+	Host        string // empty where the test has one host only
+
+	open bool
 }
 
 // Check is one assertion.
@@ -55,7 +63,9 @@ type Check struct {
 	Output            string
 	Problem           string // empty: it holds
 	Done              bool   // false: the test ended before it was decided
+	Skipped           string // why it was not decided; empty: it was
 	Duration          time.Duration
+	Host              string // empty where the test has one host only, or it is about all
 
 	started time.Time
 }
@@ -63,11 +73,21 @@ type Check struct {
 // Failed says whether the check does not hold.
 func (c *Check) Failed() bool { return !c.Done || c.Problem != "" }
 
+// Title names the check where checks of several hosts stand together.
+func (c *Check) Title() string {
+	if c.Host == "" {
+		return c.Name
+	}
+	return c.Host + ": " + c.Name
+}
+
 // Screen is a screenshot.
 type Screen struct {
 	Caption string
 	File    string // within the report's directory
 	PNG     []byte
+
+	host string
 }
 
 // Log is the end of a log.
@@ -76,26 +96,33 @@ type Log struct {
 	Tail string
 }
 
-func newReport(o Options) *Report {
-	r := &Report{Started: time.Now()}
-	name := filepath.Base(o.ISO)
-	r.Title = fmt.Sprintf("%s: %s on %s from %s", name, stageName(o.Stage), o.Firmware, mediumName(o.Medium))
-	r.property("Image", "%s", o.ISO)
-	if st, err := os.Stat(o.ISO); err == nil {
-		r.property("Size", "%.1f MiB", float64(st.Size())/(1<<20))
+// NewReport begins a report now.
+func NewReport(title string) *Report { return &Report{Title: title, Started: time.Now()} }
+
+// Image notes which image is tested.
+func (r *Report) Image(iso string) {
+	r.Property("Image", "%s", iso)
+	if st, err := os.Stat(iso); err == nil {
+		r.Property("Size", "%.1f MiB", float64(st.Size())/(1<<20))
 	}
-	r.property("Stage", "%s", stageName(o.Stage))
-	r.property("Firmware", "%s", firmwareName(o.Firmware))
-	r.property("Medium", "%s", mediumName(o.Medium))
+}
+
+func newReport(o Options) *Report {
+	name := filepath.Base(o.ISO)
+	r := NewReport(fmt.Sprintf("%s: %s on %s from %s", name, stageName(o.Stage), o.Firmware, mediumName(o.Medium)))
+	r.Image(o.ISO)
+	r.Property("Stage", "%s", stageName(o.Stage))
+	r.Property("Firmware", "%s", FirmwareName(o.Firmware))
+	r.Property("Medium", "%s", mediumName(o.Medium))
 	if o.Host.Name != "" {
-		r.property("Host", "%s, role %s", fqdn(o.Host), o.Host.Role)
+		r.Property("Host", "%s, role %s", fqdn(o.Host), o.Host.Role)
 	}
 	memory := fmt.Sprintf("%d MiB memory", o.Memory)
 	if o.InstallMemory != o.Memory {
 		memory += fmt.Sprintf(", %d MiB for the installation", o.InstallMemory)
 	}
-	r.property("Machine", "%s, %d processors, disk %d GiB, no network", memory, o.CPUs, o.DiskSize>>30)
-	r.property("QEMU runs it by", "%s", accelName(o.Accel))
+	r.Property("Machine", "%s, %d processors, disk %d GiB, no network", memory, o.CPUs, o.DiskSize>>30)
+	r.Property("QEMU runs it by", "%s", AccelName(o.Accel))
 	return r
 }
 
@@ -113,7 +140,8 @@ func mediumName(m Medium) string {
 	return "CD"
 }
 
-func firmwareName(f vm.Firmware) string {
+// FirmwareName is a firmware in words.
+func FirmwareName(f vm.Firmware) string {
 	switch f {
 	case vm.BIOS:
 		return "BIOS (SeaBIOS)"
@@ -123,7 +151,8 @@ func firmwareName(f vm.Firmware) string {
 	return "UEFI (OVMF)"
 }
 
-func accelName(a vm.Accel) string {
+// AccelName is a way to run a guest in words.
+func AccelName(a vm.Accel) string {
 	if a == vm.KVM {
 		return "KVM"
 	}
@@ -135,67 +164,151 @@ func (r *Report) memory(text string) {
 	if _, err := fmt.Sscanf(text, "%d MiB", &r.PeakMemory); err != nil {
 		return
 	}
-	r.property("Memory of the installation", "%s", text)
+	r.Property("Memory of the installation", "%s", text)
 }
 
-func (r *Report) property(name, format string, args ...any) {
+// Property adds a line to the head.
+func (r *Report) Property(name, format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.Properties = append(r.Properties, Property{name, fmt.Sprintf(format, args...)})
 }
 
-// begin opens a check.
-func (r *Report) begin(stage, name, want string) *Check {
-	c := &Check{Stage: stage, Name: name, Want: want, started: time.Now()}
+// Begin opens a check. An empty host means all of them, or the only one.
+func (r *Report) Begin(host, stage, name, want string) *Check {
+	c := &Check{Host: host, Stage: stage, Name: name, Want: want, started: time.Now()}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.Checks = append(r.Checks, c)
 	return c
 }
 
-// close decides a check; an empty problem means that it holds.
-func (r *Report) close(c *Check, problem string) {
+// Close decides a check; an empty problem means that it holds.
+func (r *Report) Close(c *Check, problem string) {
 	c.Done, c.Problem, c.Duration = true, problem, time.Since(c.started)
 }
 
-// phaseAt ends the current phase and starts another one.
-func (r *Report) phaseAt(name string, at time.Time) {
-	from := max(0, at.Sub(r.Started))
-	r.endPhase(from)
-	r.Phases = append(r.Phases, Phase{Name: name, From: from, Until: from})
+// Skip notes a check that is not asked, and why.
+func (r *Report) Skip(stage, name, why string) {
+	c := r.Begin("", stage, name, "")
+	c.Done, c.Skipped = true, why
 }
 
-func (r *Report) endPhase(at time.Duration) {
-	if n := len(r.Phases); n > 0 {
-		r.Phases[n-1].Until = max(at, r.Phases[n-1].From)
+// PhaseAt ends the host's current phase and starts another one.
+func (r *Report) PhaseAt(host, name string, at time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	from := max(0, at.Sub(r.Started))
+	if p := r.phase(host); p != nil && p.open {
+		p.Until, p.open = max(from, p.From), false
+	}
+	r.Phases = append(r.Phases, Phase{Name: name, From: from, Until: from, Host: host, open: true})
+}
+
+// EndPhase ends the host's current phase now; none follows at once.
+func (r *Report) EndPhase(host string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if p := r.phase(host); p != nil && p.open {
+		p.Until, p.open = max(time.Since(r.Started), p.From), false
 	}
 }
 
-func (r *Report) screenName() string { return fmt.Sprintf("screen-%02d.png", len(r.Screens)+1) }
+// behind is what stands before the name of the phase that follows a step of
+// the agent, until the next step says what the time went into.
+const behind = "behind step: "
+
+// step notes that the agent has finished a step: it is what the current phase
+// was about.
+func (r *Report) step(host, name string, at time.Time) {
+	r.mu.Lock()
+	if p := r.phase(host); p != nil && strings.HasPrefix(p.Name, behind) {
+		p.Name = "step: " + name
+	}
+	r.mu.Unlock()
+	r.PhaseAt(host, behind+name, at)
+}
+
+// phase is the host's last phase; r.mu is held.
+func (r *Report) phase(host string) *Phase {
+	for i := len(r.Phases) - 1; i >= 0; i-- {
+		if r.Phases[i].Host == host {
+			return &r.Phases[i]
+		}
+	}
+	return nil
+}
+
+func (r *Report) took(machine string, cpu time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.CPU = append(r.CPU, MachineTime{machine, cpu})
+}
+
+func (r *Report) collect(path string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.collected = append(r.collected, path)
+}
+
+// screenName is the next free name of a screenshot of a host.
+func (r *Report) screenName(host string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := 1
+	for _, s := range r.Screens {
+		if s.host == host {
+			n++
+		}
+	}
+	if host != "" {
+		host += "-"
+	}
+	return fmt.Sprintf("%sscreen-%02d.png", host, n)
+}
 
 // addScreen reads a screenshot; one that shows the same as the last one is
 // dropped.
-func (r *Report) addScreen(path, caption string) {
+func (r *Report) addScreen(host, path, caption string) {
 	png, err := os.ReadFile(path)
 	if err != nil {
 		return
 	}
-	if n := len(r.Screens); n > 0 && string(r.Screens[n-1].PNG) == string(png) {
-		os.Remove(path)
-		return
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := len(r.Screens) - 1; i >= 0; i-- {
+		if r.Screens[i].host != host {
+			continue
+		}
+		if string(r.Screens[i].PNG) == string(png) {
+			os.Remove(path)
+			return
+		}
+		break
 	}
-	r.Screens = append(r.Screens, Screen{caption, filepath.Base(path), png})
+	if host != "" {
+		caption = host + ": " + caption
+	}
+	r.Screens = append(r.Screens, Screen{Caption: caption, File: filepath.Base(path), PNG: png, host: host})
 }
 
 // maxTail is the part of a log that the page shows, in bytes.
 const maxTail = 24 << 10
 
-// finish ends the last phase and takes in the ends of the logs.
-func (r *Report) finish(logs []string) {
+// Finish ends the last phases and takes in the ends of the logs.
+func (r *Report) Finish(logs []string) {
 	r.Duration = time.Since(r.Started)
-	r.endPhase(r.Duration)
+	for i := range r.Phases {
+		if p := &r.Phases[i]; p.open {
+			p.Until, p.open = max(r.Duration, p.From), false
+		}
+	}
 	var cpu []string
 	for _, m := range r.CPU {
 		cpu = append(cpu, fmt.Sprintf("%s %.0f s", m.Name, m.CPU.Seconds()))
 	}
 	if len(cpu) > 0 {
-		r.property("Processor time", "%s", strings.Join(cpu, ", "))
+		r.Property("Processor time", "%s", strings.Join(cpu, ", "))
 	}
 	for _, path := range append(logs, r.collected...) {
 		if data, err := tail(path, maxTail); err == nil {
@@ -217,16 +330,24 @@ func (r *Report) Failed() []*Check {
 
 // Summary is the result in one line.
 func (r *Report) Summary() string {
-	failed := len(r.Failed())
-	s := fmt.Sprintf("%d checks hold", len(r.Checks)-failed)
+	failed, skipped := len(r.Failed()), 0
+	for _, c := range r.Checks {
+		if c.Skipped != "" {
+			skipped++
+		}
+	}
+	s := fmt.Sprintf("%d checks hold", len(r.Checks)-failed-skipped)
 	if failed > 0 {
-		s = fmt.Sprintf("%d of %d checks failed", failed, len(r.Checks))
+		s = fmt.Sprintf("%d of %d checks failed", failed, len(r.Checks)-skipped)
+	}
+	if skipped > 0 {
+		s += fmt.Sprintf(", %d skipped", skipped)
 	}
 	return fmt.Sprintf("%s, %.0f s", s, r.Duration.Seconds())
 }
 
-// write puts report.html and junit.xml into dir.
-func (r *Report) write(dir string) error {
+// Write puts report.html and junit.xml into dir.
+func (r *Report) Write(dir string) error {
 	for _, f := range []struct {
 		name   string
 		render func() ([]byte, error)

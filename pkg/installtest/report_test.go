@@ -43,8 +43,8 @@ func sample(t *testing.T) *Report {
 		Properties: []Property{{"Image", "dist/sci-cd-trixie-amd64.iso"}, {"Host", "node1.lab.example, role node"}},
 		Started:    time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC),
 		Duration:   1000 * s,
-		Phases: []Phase{{"firmware, boot loader, kernel", 0, 45 * s}, {"install: disks", 45 * s, 60 * s}, {"install: base", 60 * s, 400 * s},
-			{"install: <packages>", 400 * s, 900 * s}, {"checks", 900 * s, 1000 * s}},
+		Phases: []Phase{{Name: "firmware, boot loader, kernel", Until: 45 * s}, {Name: "install: disks", From: 45 * s, Until: 60 * s}, {Name: "install: base", From: 60 * s, Until: 400 * s},
+			{Name: "install: <packages>", From: 400 * s, Until: 900 * s}, {Name: "checks", From: 900 * s, Until: 1000 * s}},
 		Checks: []*Check{
 			{Stage: "boot", Name: "the medium boots to the installer", Want: "a line \"sci-agent: installer started\"", Done: true, Duration: 45 * s},
 			{Stage: "system", Name: "hostname", Want: "node1.lab.example", Script: "hostname -f", Output: "node1\n", Done: true, Problem: `got "node1"; want "node1.lab.example"`, Duration: s / 4},
@@ -56,7 +56,7 @@ func sample(t *testing.T) *Report {
 			{"path", "/etc/.pwd.lock", "file 0600 root:root", "", "an <empty> file"},
 		},
 		CPU: []MachineTime{{"install", 900 * s}}, PeakMemory: 412,
-		Screens: []Screen{{"the machine is ready", "screen-01.png", tinyPNG(t)}},
+		Screens: []Screen{{Caption: "the machine is ready", File: "screen-01.png", PNG: tinyPNG(t)}},
 		Logs:    []Log{{"install.ttyS0.log", "sci-agent: ready\n</pre><script>alert(1)</script>\n"}},
 	}
 }

@@ -1,10 +1,12 @@
 package vm
 
 import (
+	"context"
 	"encoding/base64"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sort"
 	"strconv"
@@ -38,8 +40,12 @@ func (o Options) argv() ([]string, error) {
 		a = append(a, "-chardev", fmt.Sprintf("socket,id=tty%d,fd=%d", i, 4+i), "-serial", fmt.Sprintf("chardev:tty%d", i))
 	}
 	a = append(a, o.drives()...)
+	cable := firstCable
 	for i, n := range o.NICs {
-		a = append(a, n.args(i)...)
+		a = append(a, n.args(i, cable)...)
+		if n.Port != nil {
+			cable++
+		}
 	}
 	a = append(a, o.smbios()...)
 	if o.Kernel != "" {
@@ -51,11 +57,20 @@ func (o Options) argv() ([]string, error) {
 	return a, nil
 }
 
-// qemu is the program itself, run through the loader of QEMURoot if that is
-// set.
+// qemu is the program itself with the places of its firmware.
 func (o Options) qemu() []string {
+	a := o.program(o.QEMU)
+	if r := o.QEMURoot; r != "" {
+		a = append(a, "-L", filepath.Join(r, "usr/share/qemu"), "-L", filepath.Join(r, "usr/share/seabios"), "-L", filepath.Join(r, "usr/lib/ipxe/qemu"))
+	}
+	return a
+}
+
+// program is a program of QEMU, run through the loader of QEMURoot if that is
+// set.
+func (o Options) program(name string) []string {
 	if o.QEMURoot == "" {
-		return []string{o.QEMU}
+		return []string{name}
 	}
 	r := o.QEMURoot
 	libs := []string{"usr/lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu/pulseaudio", "usr/lib"}
@@ -64,8 +79,7 @@ func (o Options) qemu() []string {
 	}
 	return []string{
 		filepath.Join(r, "usr/lib64/ld-linux-x86-64.so.2"), "--library-path", strings.Join(libs, ":"),
-		filepath.Join(r, "usr/bin", filepath.Base(o.QEMU)),
-		"-L", filepath.Join(r, "usr/share/qemu"), "-L", filepath.Join(r, "usr/share/seabios"), "-L", filepath.Join(r, "usr/lib/ipxe/qemu"),
+		filepath.Join(r, "usr/bin", filepath.Base(name)),
 	}
 }
 
@@ -108,23 +122,51 @@ func (o Options) drives() []string {
 			"-device", "usb-storage,bus=xhci.0,removable=on,serial=SCITESTSTICK,drive=usb"+index())
 	}
 	for i, d := range o.Disks {
-		serial := ""
+		serial, format := "", "raw"
+		if d.Backing != "" {
+			format = "qcow2"
+		}
 		if d.Serial != "" {
 			serial = ",serial=" + comma(d.Serial)
 		}
-		a = append(a, "-drive", fmt.Sprintf("if=none,id=disk%d,format=raw,cache=unsafe,aio=threads,discard=unmap,detect-zeroes=unmap,file=%s", i, comma(d.Path)),
+		a = append(a, "-drive", fmt.Sprintf("if=none,id=disk%d,format=%s,cache=unsafe,aio=threads,discard=unmap,detect-zeroes=unmap,file=%s", i, format, comma(d.Path)),
 			"-device", fmt.Sprintf("virtio-blk-pci,drive=disk%d%s", i, serial)+index())
 	}
 	return a
 }
 
-func (n NIC) args(i int) []string {
-	backend := fmt.Sprintf("hubport,id=net%d,hubid=%d", i, 1000+i)
-	if n.Network != "" {
-		backend = fmt.Sprintf("socket,id=net%d,mcast=%s,localaddr=127.0.0.1", i, comma(n.Network))
+// firstCable is the descriptor of the first card that leads to a switch; the
+// others follow it.
+const firstCable = 6
+
+func nicName(i int) string { return fmt.Sprintf("net%d", i) }
+
+func (n NIC) args(i, cable int) []string {
+	backend := fmt.Sprintf("hubport,id=%s,hubid=%d", nicName(i), 1000+i)
+	if n.Port != nil {
+		backend = fmt.Sprintf("socket,id=%s,fd=%d", nicName(i), cable)
 	}
 	return []string{"-netdev", backend,
-		"-device", fmt.Sprintf("virtio-net-pci,netdev=net%d,mac=%s,romfile=", i, comma(n.MAC))}
+		"-device", fmt.Sprintf("virtio-net-pci,netdev=%s,mac=%s,romfile=", nicName(i), comma(n.MAC))}
+}
+
+// plug connects the cards to their switches.
+func (o Options) plug() ([]*os.File, error) {
+	var cables []*os.File
+	for _, n := range o.NICs {
+		if n.Port == nil {
+			continue
+		}
+		c, err := n.Port.plug()
+		if err != nil {
+			for _, c := range cables {
+				_ = c.Close()
+			}
+			return nil, err
+		}
+		cables = append(cables, c)
+	}
+	return cables, nil
 }
 
 func (o Options) smbios() []string {
@@ -209,6 +251,26 @@ func (o Options) firmware() ([]string, error) {
 		a = append(a, "-global", "driver=cfi.pflash01,property=secure,value=on")
 	}
 	return a, nil
+}
+
+// create makes the image of a disk unless the file exists.
+func (o Options) create(ctx context.Context, d Disk) error {
+	if d.Backing == "" {
+		return d.create()
+	}
+	if _, err := os.Stat(d.Path); err == nil {
+		return nil
+	}
+	backing, err := filepath.Abs(d.Backing)
+	if err != nil {
+		return fmt.Errorf("cannot create disk image: %w", err)
+	}
+	argv := append(o.program("qemu-img"), "create", "-q", "-f", "qcow2", "-F", "raw", "-b", backing, d.Path)
+	if out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput(); err != nil {
+		os.Remove(d.Path)
+		return fmt.Errorf("cannot create disk image: %s: %w\n%s", strings.Join(argv, " "), err, out)
+	}
+	return nil
 }
 
 // create makes a sparse image unless the file exists.

@@ -49,16 +49,18 @@ type Disk struct {
 	Path   string // raw image; created sparse if it does not exist
 	Size   int64  // bytes, for an image to be created
 	Serial string // as the guest sees it, at most 20 characters; may be empty
+	// Backing is a raw image that the disk begins as and that stays as it is:
+	// Path is then a qcow2 image of the differences, which qemu-img creates if
+	// it does not exist. Size is ignored.
+	Backing string
 }
 
 // NIC is a virtio-net card. Its link is up.
 type NIC struct {
 	MAC string
-	// Network names what the cable leads to: empty is a hub with nothing else
-	// in it, so there is no network at all; "239.192.0.1:5000" is a segment
-	// shared by all machines that name it, over multicast on the loopback
-	// interface.
-	Network string
+	// Port is what the cable leads to, see Switch; nil is a hub with nothing
+	// else in it, so there is no network at all.
+	Port *Port
 }
 
 // SMBIOS is what the firmware says about the machine (DMTF DSP0134).
@@ -121,7 +123,7 @@ const startTimeout = 30 * time.Second
 // Start starts the machine. It is killed when ctx ends.
 func Start(ctx context.Context, o Options) (*Machine, error) {
 	o = o.withDefaults()
-	if err := o.prepare(); err != nil {
+	if err := o.prepare(ctx); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -166,9 +168,9 @@ func (o Options) withDefaults() Options {
 }
 
 // prepare creates what the command line names: disk images, UEFI variables.
-func (o Options) prepare() error {
+func (o Options) prepare(ctx context.Context) error {
 	for _, d := range o.Disks {
-		if err := d.create(); err != nil {
+		if err := o.create(ctx, d); err != nil {
 			return err
 		}
 	}
@@ -182,10 +184,11 @@ func (o Options) prepare() error {
 	return copyOnce(o.varsPath(), fw.vars)
 }
 
-// launch starts QEMU with its three connections and the goroutine that waits
-// for its end.
+// launch starts QEMU with its connections and the goroutine that waits for its
+// end.
 func (m *Machine) launch(ctx context.Context, o Options) error {
 	var ours, theirs [3]*os.File
+	var cables []*os.File
 	closeAll := func(files []*os.File) {
 		for _, f := range files {
 			if f != nil {
@@ -193,7 +196,7 @@ func (m *Machine) launch(ctx context.Context, o Options) error {
 			}
 		}
 	}
-	defer func() { closeAll(theirs[:]) }()
+	defer func() { closeAll(theirs[:]); closeAll(cables) }()
 	for i := range ours {
 		var err error
 		if ours[i], theirs[i], err = socketPair(); err != nil {
@@ -202,6 +205,9 @@ func (m *Machine) launch(ctx context.Context, o Options) error {
 		}
 	}
 	argv, err := o.argv()
+	if err == nil {
+		cables, err = o.plug()
+	}
 	if err != nil {
 		closeAll(ours[:])
 		return err
@@ -215,7 +221,7 @@ func (m *Machine) launch(ctx context.Context, o Options) error {
 	fmt.Fprintf(stderr, "%s\n\n", strings.Join(argv, " \\\n  "))
 	m.cmd = exec.CommandContext(ctx, argv[0], argv[1:]...)
 	m.cmd.Stdout, m.cmd.Stderr = stderr, stderr
-	m.cmd.ExtraFiles = theirs[:] // descriptors 3, 4, 5
+	m.cmd.ExtraFiles = append(theirs[:], cables...) // descriptors 3, 4, 5, then from firstCable
 	m.cmd.Env = append(os.Environ(), o.env()...)
 	if err := startTied(m.cmd, m.ended); err != nil {
 		closeAll(ours[:])
@@ -301,6 +307,12 @@ func (m *Machine) QMP(ctx context.Context, command string, args, result any) err
 		return m.explain(err)
 	}
 	return nil
+}
+
+// SetLink takes the carrier away from a network card, as a pulled cable does,
+// or gives it back. nic counts as Options.NICs does.
+func (m *Machine) SetLink(ctx context.Context, nic int, up bool) error {
+	return m.QMP(ctx, "set_link", map[string]any{"name": nicName(nic), "up": up}, nil)
 }
 
 // Screenshot writes the screen to a PNG file. It needs Options.VGA.

@@ -238,8 +238,8 @@ func TestShell(t *testing.T) {
 func TestArguments(t *testing.T) {
 	o := Options{
 		Name: "node1", Dir: "/d", CDROM: "/i,1.iso", NoReboot: true, Shell: true,
-		Disks:  []Disk{{Path: "/d/disk0", Serial: "D0"}},
-		NICs:   []NIC{{MAC: "52:54:00:00:00:01"}, {MAC: "52:54:00:00:00:02", Network: "239.192.0.1:5000"}},
+		Disks:  []Disk{{Path: "/d/disk0", Serial: "D0"}, {Path: "/d/disk1", Backing: "/k/disk"}},
+		NICs:   []NIC{{MAC: "52:54:00:00:00:01"}, {MAC: "52:54:00:00:00:02", Port: NewSwitch().Port("lan")}, {MAC: "52:54:00:00:00:03", Port: NewSwitch().Port("backbone")}},
 		SMBIOS: SMBIOS{Serial: "SN1", AssetTag: "A1"},
 	}.withDefaults()
 	argv, err := o.argv()

@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"github.com/skycover/sci-cd/pkg/hint"
+	"github.com/skycover/sci-cd/pkg/inspect"
+	"github.com/skycover/sci-cd/pkg/installtest"
+	"github.com/skycover/sci-cd/pkg/media"
+	"github.com/skycover/sci-cd/pkg/site"
+	"github.com/skycover/sci-cd/pkg/sitetest"
+	"github.com/skycover/sci-cd/pkg/vm"
+)
+
+// runSiteTest tests all machines of the site that file describes.
+func runSiteTest(ctx context.Context, ui *ui, file string, o sitetest.Options) error {
+	if err := fillSiteTest(&o, file); err != nil {
+		return err
+	}
+	if err := installtest.CheckTools(exec.LookPath, installtest.Options{QEMU: o.QEMU, QEMURoot: o.QEMURoot}); err != nil {
+		return err
+	}
+	accel, why, err := vm.Probe(ctx, o.QEMU, os.Getenv(vm.AccelVariable))
+	if err != nil {
+		return err
+	}
+	o.Accel, o.Progress = accel, ui.step
+	ui.note("QEMU runs with " + string(accel) + ": " + why)
+	report, err := sitetest.Run(ctx, o)
+	if err != nil {
+		return err
+	}
+	return printTest(ui, report, o.ReportDir)
+}
+
+// fillSiteTest takes the hosts from the medium, which must be the site's.
+func fillSiteTest(o *sitetest.Options, file string) error {
+	s, err := site.Load(file)
+	if err != nil {
+		return err
+	}
+	about, err := readManifest(o.ISO)
+	if err != nil {
+		return err
+	}
+	if d := differences(s, about); len(d) > 0 {
+		return hint.New(fmt.Errorf("%s is not the site of %s: %s", file, o.ISO, strings.Join(d, "; ")),
+			fmt.Sprintf("build the ISO from it (sci-cd build %s), or name the site file that it was built from", file))
+	}
+	o.Site, o.Domain, o.Networks = about.Site, about.Domain, about.Networks
+	o.PressEnter, o.Cluster = !about.Unattended, s.Cluster != nil
+	for _, h := range about.Hosts {
+		if h.Virtual {
+			continue
+		}
+		role, _, _ := strings.Cut(h.Role, "+") // the manifest names the class
+		o.Hosts = append(o.Hosts, sitetest.Host{Name: h.Name, Role: role, MACs: h.MACs, Serial: h.Serial, AssetTag: h.AssetTag,
+			DiskSerial: h.Disk, MinDisk: h.MinDisk, Addresses: h.Addresses})
+	}
+	return nil
+}
+
+func readManifest(image string) (*media.Manifest, error) {
+	f, length, err := openImage(image)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // only read
+	s, err := inspect.Image(f, length)
+	if err != nil {
+		return nil, err
+	}
+	return s.About, nil
+}
+
+// differences are what the site file and the medium say differently of the
+// machines and their networks.
+func differences(s *site.Site, m *media.Manifest) []string {
+	var list []string
+	differ := func(what, file, medium string) {
+		if file != medium {
+			list = append(list, fmt.Sprintf("%s is %q there, %q on the medium", what, file, medium))
+		}
+	}
+	differ("the site's name", s.Name, m.Site)
+	differ("its domain", s.Domain, m.Domain)
+	networks := make(map[string]string, len(s.Networks))
+	for name, n := range s.Networks {
+		networks[name] = n.Subnet.String()
+	}
+	differ("the set of networks", pairs(networks), pairs(m.Networks))
+	var here, there []string
+	for _, h := range s.Hosts {
+		here = append(here, h.Name)
+	}
+	for _, h := range m.Hosts {
+		there = append(there, h.Name)
+	}
+	differ("the list of hosts", strings.Join(here, " "), strings.Join(there, " "))
+	if !slices.Equal(here, there) {
+		return list
+	}
+	for i, h := range s.Hosts {
+		differ("host "+h.Name, describeHost(h), describeLine(m.Hosts[i]))
+	}
+	return list
+}
+
+// pairs are a map's entries as text.
+func pairs(m map[string]string) string {
+	var list []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		list = append(list, k+" "+m[k])
+	}
+	return strings.Join(list, ", ")
+}
+
+// describeHost is what a test needs to know of a host, to compare.
+func describeHost(h site.Host) string {
+	line := media.HostLine{Role: h.Class(), Virtual: h.Virtual, Serial: h.Match.Serial, AssetTag: h.Match.AssetTag,
+		Disk: h.Disk.Serial, MinDisk: int64(h.Disk.MinSize), Addresses: make(map[string]string, len(h.Addresses))}
+	for _, mac := range h.Match.MAC {
+		line.MACs = append(line.MACs, string(mac))
+	}
+	for name, a := range h.Addresses {
+		line.Addresses[name] = a.String()
+	}
+	return describeLine(line)
+}
+
+func describeLine(h media.HostLine) string {
+	kind := ""
+	if h.Virtual {
+		kind = ", virtual"
+	}
+	text := fmt.Sprintf("%s%s, %s", h.Role, kind, pairs(h.Addresses))
+	for _, p := range []struct{ name, value string }{
+		{"mac", strings.Join(h.MACs, " ")}, {"serial", h.Serial}, {"asset tag", h.AssetTag}, {"disk", h.Disk},
+	} {
+		if p.value != "" {
+			text += ", " + p.name + " " + p.value
+		}
+	}
+	if h.MinDisk > 0 {
+		text += fmt.Sprintf(", disk of %d bytes", h.MinDisk)
+	}
+	return text
+}
+
+// testFlags checks flags that go with one host only, or with a site only.
+func testFlags(changed func(string) bool, site bool) error {
+	one := []string{"host", "medium", "boot-only", "like", "cut", "flip", "refused"}
+	all := []string{"jobs", "keep-disks", "disks"}
+	for _, name := range one {
+		if site && changed(name) {
+			return usageError{fmt.Errorf("--%s goes with one host only, not with --site", name)}
+		}
+	}
+	for _, name := range all {
+		if !site && changed(name) {
+			return usageError{hint.New(fmt.Errorf("--%s goes with --site only", name), "add --site site.yaml")}
+		}
+	}
+	if changed("disks") && changed("keep-disks") {
+		return usageError{errors.New("--disks starts from installed disks: there are none to keep with --keep-disks")}
+	}
+	return nil
+}

@@ -1,0 +1,189 @@
+package sitetest
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/skycover/sci-cd/pkg/installtest"
+)
+
+// checks asks each host, then the cluster.
+func (t *test) checks(ctx context.Context) error {
+	t.parallel(len(t.nodes), func(n *node) error {
+		for _, q := range hostQuestions() {
+			n.session.Ask(ctx, q)
+		}
+		return nil
+	})
+	if !t.o.Cluster || t.first() == nil {
+		t.report.Skip("cluster", "the Ganeti cluster", "the site has none")
+		return nil
+	}
+	master, err := t.master(ctx)
+	if err != nil {
+		return err
+	}
+	for _, q := range t.clusterQuestions() {
+		master.session.Ask(ctx, q)
+	}
+	t.serials(ctx, master)
+	return nil
+}
+
+// hostQuestions are asked of every host.
+func hostQuestions() []installtest.Question {
+	return []installtest.Question{
+		{Stage: "system", Name: "no failed units", Want: "none", Script: "systemctl list-units --failed --plain --no-legend", Judge: installtest.Empty},
+		{Stage: "system", Name: "the agent's state", Want: `"state": "ready"`, Script: "sci-agent status --json", Judge: installtest.AgentReady, FailOK: true},
+	}
+}
+
+// master finds the host that the cluster's master runs on.
+func (t *test) master(ctx context.Context) (*node, error) {
+	var found *node
+	_, ok := t.first().session.Ask(ctx, installtest.Question{Stage: "cluster", Name: "there is a cluster with a master", Want: "one of the nodes", Script: "gnt-cluster getmaster",
+		Judge: func(out string) string {
+			name := strings.TrimSpace(out)
+			i := slices.IndexFunc(t.nodes, func(n *node) bool { return name == n.host.Name || strings.HasPrefix(name, n.host.Name+".") })
+			if i < 0 {
+				return fmt.Sprintf("the master is %q, which is no host of the site", name)
+			}
+			found = t.nodes[i]
+			return ""
+		}})
+	if !ok {
+		return nil, installtest.ErrFailed
+	}
+	return found, nil
+}
+
+// clusterQuestions are asked of the master.
+func (t *test) clusterQuestions() []installtest.Question {
+	var names []string
+	for _, n := range t.members() {
+		names = append(names, n.host.Name)
+	}
+	return []installtest.Question{
+		{Stage: "cluster", Name: "gnt-cluster verify", Want: "status 0, no ERROR, no WARNING", Script: "gnt-cluster verify", Judge: verified},
+		{Stage: "cluster", Name: "all nodes are online", Want: strings.Join(names, ", ") + ", each answering", Script: nodeList, Judge: online(names)},
+	}
+}
+
+// nodeList: dtotal comes from the node itself, so it is there only if the node
+// answers (gnt-node(8)).
+const nodeList = "gnt-node list --no-headers --separator=' ' --units=m -o name,role,dtotal"
+
+// verified reads `gnt-cluster verify`.
+func verified(out string) string {
+	if m := regexp.MustCompile(`(?m)^.*\b(ERROR|WARNING)\b.*$`).FindString(out); m != "" {
+		return strings.TrimSpace(m)
+	}
+	if !strings.Contains(out, "Verifying") {
+		return "there is no result of a verification"
+	}
+	return ""
+}
+
+// nodeLine is a line of nodeList.
+type nodeLine struct{ name, role string }
+
+func nodeLines(out string) []nodeLine {
+	var list []nodeLine
+	for _, line := range strings.Split(strings.TrimSpace(out), "\n") {
+		if f := strings.Fields(line); len(f) >= 2 {
+			list = append(list, nodeLine{f[0], f[1]})
+		}
+	}
+	return list
+}
+
+// online judges that the nodes of these names, and no others, are in the
+// cluster and answer.
+func online(names []string) func(string) string {
+	return func(out string) string {
+		seen := make(map[string]bool)
+		for _, line := range strings.Split(strings.TrimSpace(out), "\n") {
+			f := strings.Fields(line)
+			if len(f) != 3 {
+				return fmt.Sprintf("cannot read %q", line)
+			}
+			short, _, _ := strings.Cut(f[0], ".")
+			if !slices.Contains(names, short) {
+				return fmt.Sprintf("%s is no node of the site", f[0])
+			}
+			// Roles: master, candidate, regular; drained, offline.
+			if !slices.Contains([]string{"M", "C", "R"}, f[1]) {
+				return fmt.Sprintf("%s has the role %s", f[0], f[1])
+			}
+			if total, err := strconv.ParseFloat(f[2], 64); err != nil || total <= 0 {
+				return fmt.Sprintf("%s does not answer: its disk space is %q", f[0], f[2])
+			}
+			seen[short] = true
+		}
+		for _, n := range names {
+			if !seen[n] {
+				return fmt.Sprintf("%s is not in the cluster", n)
+			}
+		}
+		return ""
+	}
+}
+
+// readSerial prints the serial number of the configuration that a node has.
+const readSerial = `python3 -c 'import json; print(json.load(open("/var/lib/ganeti/config.data"))["serial_no"])'`
+
+// serials checks that the master's configuration is on each candidate: after
+// the master's loss any of them may have to take over, with what it has.
+// Distribution may be under way, so it is asked for a minute.
+func (t *test) serials(ctx context.Context, master *node) {
+	c := t.report.Begin("", "cluster", "each master candidate has the same configuration", "one serial_no in config.data")
+	c.Script = readSerial
+	var problem string
+	for end := time.Now().Add(time.Minute); ; {
+		c.Output, problem = t.compareSerials(ctx, master)
+		if problem == "" || time.Now().After(end) || ctx.Err() != nil {
+			break
+		}
+		select {
+		case <-time.After(5 * time.Second):
+		case <-ctx.Done():
+		}
+	}
+	t.report.Close(c, problem)
+	if problem != "" {
+		t.say("failed: " + c.Name + ": " + problem)
+	}
+}
+
+func (t *test) compareSerials(ctx context.Context, master *node) (said, problem string) {
+	out, err := master.session.Run(ctx, nodeList)
+	if err != nil {
+		return out, "cannot list nodes: " + err.Error()
+	}
+	serials := make(map[string]string)
+	for _, line := range nodeLines(out) {
+		short, _, _ := strings.Cut(line.name, ".")
+		i := slices.IndexFunc(t.nodes, func(n *node) bool { return n.host.Name == short })
+		if i < 0 || line.role != "M" && line.role != "C" {
+			continue
+		}
+		out, err := t.nodes[i].session.Run(ctx, readSerial)
+		if err != nil {
+			return said, fmt.Sprintf("cannot read the configuration on %s: %v: %s", short, err, strings.TrimSpace(out))
+		}
+		serials[strings.TrimSpace(out)] = short
+		said += fmt.Sprintf("%s (%s): %s", short, line.role, out)
+	}
+	switch len(serials) {
+	case 0:
+		return said, "no node is a master candidate"
+	case 1:
+		return said, ""
+	}
+	return said, "they differ: " + strings.Join(strings.Fields(strings.ReplaceAll(said, "\n", ", ")), " ")
+}
