@@ -15,7 +15,7 @@ GOLANGCI_LINT_VERSION := v2.6.2
 TOOLS   := $(CURDIR)/.tools
 
 .DEFAULT_GOAL := help
-.PHONY: help iso iso-bookworm iso-image build agent test test-unit test-mirror test-iso test-boot test-install test-cluster reproduce bench bench-install fuzz lint vet shellcheck generate deps clean
+.PHONY: help iso iso-bookworm iso-image build agent guest test test-unit test-mirror test-iso test-boot test-install test-cluster reproduce bench bench-install fuzz lint vet shellcheck generate deps clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | awk -F'\t' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -28,7 +28,14 @@ agent: ## the agent, static, for the installed machines
 	@new=cmd/sci-cd/agent/.sci-agent.gz.$$$$; gzip -9nc bin/sci-agent > $$new && \
 		{ cmp -s $$new cmd/sci-cd/agent/sci-agent.gz && rm $$new || mv $$new cmd/sci-cd/agent/sci-agent.gz; }
 
-build: agent ## bin/sci-cd
+# The guest of `sci-cd test --site` is carried likewise; it goes onto no medium.
+guest: ## the guest, static, for instances in a cluster under test
+	GOOS=linux GOARCH=amd64 GOAMD64=v1 $(BUILD) -ldflags '$(STATIC)' -o bin/sci-guest ./cmd/sci-guest
+	@mkdir -p cmd/sci-cd/guest
+	@new=cmd/sci-cd/guest/.sci-guest.gz.$$$$; gzip -9nc bin/sci-guest > $$new && \
+		{ cmp -s $$new cmd/sci-cd/guest/sci-guest.gz && rm $$new || mv $$new cmd/sci-cd/guest/sci-guest.gz; }
+
+build: agent guest ## bin/sci-cd
 	$(BUILD) -ldflags '$(STATIC) -X main.version=$(VERSION)' -o bin/sci-cd ./cmd/sci-cd
 
 iso: build ## the ISO of the example site (or of SITE=site.yaml) in dist/
@@ -95,4 +102,4 @@ $(TOOLS)/golangci-lint-$(GOLANGCI_LINT_VERSION):
 	mv $(TOOLS)/tmp/golangci-lint $@
 
 clean: ## what was built; the download cache stays
-	rm -rf bin $(DIST) cmd/sci-cd/agent/sci-agent.gz
+	rm -rf bin $(DIST) cmd/sci-cd/agent/sci-agent.gz cmd/sci-cd/guest/sci-guest.gz

@@ -39,6 +39,8 @@
 //	pkg/capture       a class of machines, installed once in QEMU, as a golden image
 //	pkg/installtest   an installation in QEMU, judged from outside
 //	pkg/sitetest      all machines of a site in QEMU, and the cluster they form
+//	pkg/guest         what runs in an instance there: numbered records, HTTP
+//	cmd/sci-guest     that as one static program, which sci-cd carries
 //	pkg/benchinstall  what an installation costs, beside Debian's own installer
 //	cmd/bench-install makes that one's medium (build.Stock) and prints the ratios
 //

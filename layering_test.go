@@ -77,6 +77,12 @@ var layers = []layer{
 		why:      "the harness judges a finished ISO from outside: sharing code with the builder would share its mistakes",
 	},
 	{
+		name:     "guest",
+		packages: []string{"pkg/guest", "cmd/sci-guest"},
+		imports:  []string{"guest"},
+		why:      "the guest is the whole of an instance's user space, sent to each node: it holds nothing but itself",
+	},
+	{
 		name:     "assets",
 		packages: []string{""},
 		imports:  nil,

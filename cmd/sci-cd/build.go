@@ -140,4 +140,9 @@ bytes, on any machine, in any year.`,
 	return c
 }
 
-var errNoAgent = hint.New(errors.New("this sci-cd carries no agent"), "build it with make, or run it from the sources with Go installed")
+var (
+	errNoAgent = hint.New(errors.New("this sci-cd carries no agent"), noBinary)
+	errNoGuest = hint.New(errors.New("this sci-cd carries no guest"), noBinary)
+)
+
+const noBinary = "build it with make, or run it from the sources with Go installed"

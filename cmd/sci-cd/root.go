@@ -15,6 +15,7 @@ import (
 type program struct {
 	version string
 	agent   func() ([]byte, error) // the static binary sci-agent
+	guest   func() ([]byte, error) // the static binary sci-guest
 }
 
 // run is the whole command: arguments in, exit code out.
@@ -62,7 +63,7 @@ func (p program) root(ui *ui) *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{hint.New(err, "see: "+c.CommandPath()+" --help")}
 	})
-	root.AddCommand(newInit(ui), newCheck(ui), newBuild(ui, p), newLock(ui, p), newInspect(ui), newVerify(ui), newWrite(ui), newCapture(ui, p), newTest(ui), newVersion(ui, p))
+	root.AddCommand(newInit(ui), newCheck(ui), newBuild(ui, p), newLock(ui, p), newInspect(ui), newVerify(ui), newWrite(ui), newCapture(ui, p), newTest(ui, p), newVersion(ui, p))
 	root.SetUsageTemplate(root.UsageTemplate() + "\n" + exitHelp())
 	root.InitDefaultCompletionCmd("completion") // now, so that its errors become ours
 	root.InitDefaultHelpCmd()

@@ -22,7 +22,7 @@ import (
 // qemuRootVariable is the environment variable for --qemu-root.
 const qemuRootVariable = "SCI_CD_QEMU_ROOT"
 
-func newTest(ui *ui) *cobra.Command {
+func newTest(ui *ui, p program) *cobra.Command {
 	var firmware, medium, host, siteFile string
 	var bootOnly bool
 	var o installtest.Options
@@ -82,7 +82,7 @@ one (scripts/qemu-trixie makes it).`,
 					all.Memory = o.Memory
 				}
 				all.InstallMemory = o.InstallMemory
-				return runSiteTest(c.Context(), ui, siteFile, all)
+				return p.testSite(c.Context(), ui, siteFile, all)
 			}
 			if err := fillTest(&o, host); err != nil {
 				return err

@@ -19,8 +19,8 @@ import (
 	"github.com/skycover/sci-cd/pkg/vm"
 )
 
-// runSiteTest tests all machines of the site that file describes.
-func runSiteTest(ctx context.Context, ui *ui, file string, o sitetest.Options) error {
+// testSite tests all machines of the site that file describes.
+func (p program) testSite(ctx context.Context, ui *ui, file string, o sitetest.Options) error {
 	if err := fillSiteTest(&o, file); err != nil {
 		return err
 	}
