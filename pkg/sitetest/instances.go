@@ -24,11 +24,7 @@ const nested = 10
 // instances tries the cluster with an instance of our own, see package guest:
 // made, started, migrated, failed over, removed, and none of its records lost.
 func (t *test) instances(ctx context.Context, master *node) error {
-	why, err := t.noInstances(ctx)
-	if err != nil {
-		return err
-	}
-	if why != "" {
+	if why := t.noInstances(); why != "" {
 		t.report.Skip("instance", "an instance is made, migrated and failed over", why)
 		t.say("skipped: instances: " + why)
 		return nil
@@ -56,23 +52,16 @@ func (t *test) instances(ctx context.Context, master *node) error {
 }
 
 // noInstances says why instances cannot be tried here; empty: they can.
-func (t *test) noInstances(ctx context.Context) (string, error) {
+func (t *test) noInstances() string {
 	switch {
 	case len(t.o.Guest) == 0:
-		return "this sci-cd carries no guest", nil
+		return "this sci-cd carries no guest"
 	case len(t.members()) < 2:
-		return "a site with one node has no mirrored disks", nil
-	case t.o.Accel == vm.KVM:
-		return "", nil
+		return "a site with one node has no mirrored disks"
+	case t.o.Accel != vm.KVM && t.qemu.Major < nested:
+		return fmt.Sprintf("QEMU %v cannot start instances inside emulated nodes, QEMU %d can: see --qemu-root", t.qemu, nested)
 	}
-	v, err := vm.QEMUVersion(ctx, t.o.QEMU, t.o.QEMURoot)
-	if err != nil {
-		return "", err
-	}
-	if v.Major < nested {
-		return fmt.Sprintf("QEMU %v cannot start instances inside emulated nodes, QEMU %d can: see --qemu-root", v, nested), nil
-	}
-	return "", nil
+	return ""
 }
 
 // freeAddress is the last address in lan that nobody has, with its prefix
@@ -121,14 +110,21 @@ type trial struct {
 
 // run is its order. What a step expects is what the one before has left.
 func (tr *trial) run(ctx context.Context) error {
+	tr.master.session.Phase("instance: bring the guest")
 	for _, n := range []*node{tr.master, tr.other} {
 		if err := tr.bring(ctx, n); err != nil {
 			return err
 		}
 	}
-	steps := []func(context.Context) error{tr.add, tr.sync, tr.start, tr.migrate, tr.failover, tr.compare, tr.remove}
-	for _, step := range steps {
-		if err := step(ctx); err != nil {
+	for _, step := range []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"add", tr.add}, {"synchronise", tr.sync}, {"start", tr.start}, {"migrate", tr.migrate}, {"fail over", tr.failover},
+		{"compare copies", tr.compare}, {"remove", tr.remove},
+	} {
+		tr.master.session.Phase("instance: " + step.name)
+		if err := step.do(ctx); err != nil {
 			return err
 		}
 	}

@@ -138,7 +138,11 @@ func Run(ctx context.Context, o Options) (*installtest.Report, error) {
 		}
 		defer func() { _ = os.RemoveAll(o.WorkDir) }()
 	}
-	t := &test{o: o, jobs: jobs, report: newReport(o)}
+	version, err := vm.QEMUVersion(ctx, o.QEMU, o.QEMURoot)
+	if err != nil {
+		return nil, err
+	}
+	t := &test{o: o, jobs: jobs, qemu: version, report: newReport(o, version)}
 	if err := t.prepare(); err != nil {
 		return nil, err
 	}
@@ -153,7 +157,7 @@ func Run(ctx context.Context, o Options) (*installtest.Report, error) {
 	return t.report, err
 }
 
-func newReport(o Options) *installtest.Report {
+func newReport(o Options, version vm.Version) *installtest.Report {
 	r := installtest.NewReport(fmt.Sprintf("%s: the site %s, %d machines", filepath.Base(o.ISO), o.Site, len(o.Hosts)))
 	r.Image(o.ISO)
 	for _, h := range o.Hosts {
@@ -162,7 +166,7 @@ func newReport(o Options) *installtest.Report {
 	r.Property("Firmware", "%s", installtest.FirmwareName(o.Firmware))
 	r.Property("Machines", "%d MiB memory, %d for the installation, %d processors each; one switch for each network, no way out",
 		o.Memory, o.InstallMemory, o.CPUs)
-	r.Property("QEMU runs them by", "%s", installtest.AccelName(o.Accel))
+	r.Property("QEMU", "%v, %s", version, installtest.AccelName(o.Accel))
 	return r
 }
 
@@ -170,6 +174,7 @@ func newReport(o Options) *installtest.Report {
 type test struct {
 	o        Options
 	jobs     int
+	qemu     vm.Version
 	report   *installtest.Report
 	switches map[string]*vm.Switch // by network
 	nodes    []*node               // as Options.Hosts
