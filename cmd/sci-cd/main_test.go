@@ -28,7 +28,8 @@ import (
 
 // testProgram is sci-cd with an agent that nobody has to compile.
 func testProgram() program {
-	return program{version: "1.2.3", agent: func() ([]byte, error) { return buildtest.Agent(), nil }}
+	return program{version: "1.2.3", agent: func() ([]byte, error) { return buildtest.Agent(), nil },
+		guest: func() ([]byte, error) { return []byte("guest"), nil }}
 }
 
 func TestMain(m *testing.M) {

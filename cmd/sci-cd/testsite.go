@@ -31,6 +31,9 @@ func (p program) testSite(ctx context.Context, ui *ui, file string, o sitetest.O
 	if err != nil {
 		return err
 	}
+	if o.Guest, err = p.guest(); err != nil {
+		return err
+	}
 	o.Accel, o.Progress = accel, ui.step
 	ui.note("QEMU runs with " + string(accel) + ": " + why)
 	report, err := sitetest.Run(ctx, o)
@@ -56,8 +59,15 @@ func fillSiteTest(o *sitetest.Options, file string) error {
 	}
 	o.Site, o.Domain, o.Networks = about.Site, about.Domain, about.Networks
 	o.PressEnter, o.Cluster = !about.Unattended, s.Cluster != nil
+	for _, n := range s.Networks {
+		o.Taken = append(o.Taken, n.Gateway.String())
+	}
+	if s.Cluster != nil {
+		o.Taken = append(o.Taken, s.Cluster.Address.String())
+	}
 	for _, h := range about.Hosts {
 		if h.Virtual {
+			o.Taken = append(o.Taken, h.Addresses["lan"])
 			continue
 		}
 		role, _, _ := strings.Cut(h.Role, "+") // the manifest names the class

@@ -126,6 +126,42 @@ func TestHTML(t *testing.T) {
 	}
 }
 
+// site is a report of several hosts: their phases and checks are mixed, as they
+// ran at the same time.
+func site() *Report {
+	s := time.Second
+	return &Report{
+		Title: "lab.iso: the site lab, 2 machines", Started: time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC), Duration: 1000 * s,
+		Phases: []Phase{
+			{Name: "install: base", Until: 300 * s, Host: "node1"}, {Name: "install: base", Until: 320 * s, Host: "node2"},
+			{Name: "step: cluster", From: 320 * s, Until: 700 * s, Host: "node1"}, {Name: "behind step: hostname", From: 330 * s, Until: 900 * s, Host: "node2"},
+		},
+		Checks: []*Check{
+			{Host: "node1", Stage: "install", Name: "the installer finishes unattended", Want: "power off", Done: true, Duration: 300 * s},
+			{Host: "node2", Stage: "install", Name: "the installer finishes unattended", Want: "power off", Done: true, Duration: 320 * s},
+			{Host: "node1", Stage: "first boot", Name: "the agent gets the machine ready", Want: "ready", Done: true, Duration: 400 * s},
+			{Host: "node2", Stage: "first boot", Name: "the agent gets the machine ready", Want: "ready", Done: true, Problem: "the agent says: failed: no answer", Duration: 500 * s},
+			{Stage: "instance", Name: "an instance is made", Done: true, Skipped: "QEMU is too old"},
+		},
+	}
+}
+
+func TestSeveralHosts(t *testing.T) {
+	page, err := site().HTML()
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "site.golden.html", page[bytes.Index(page, []byte("<body")):])
+	junit, err := site().JUnit()
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "site.golden.xml", junit)
+	if got, want := site().Summary(), "1 of 4 checks failed, 1 skipped, 1000 s"; got != want {
+		t.Errorf("Summary = %q; want %q", got, want)
+	}
+}
+
 func TestSummary(t *testing.T) {
 	r := sample(t)
 	if got, want := r.Summary(), "2 of 4 checks failed, 1000 s"; got != want {

@@ -32,7 +32,7 @@ func (t *test) checks(ctx context.Context) error {
 		master.session.Ask(ctx, q)
 	}
 	t.serials(ctx, master)
-	return nil
+	return t.instances(ctx, master)
 }
 
 // hostQuestions are asked of every host.

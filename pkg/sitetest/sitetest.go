@@ -43,7 +43,13 @@ type Options struct {
 	Hosts        []Host            // in the order of the site file
 	Networks     map[string]string // of the site: name to CIDR prefix
 	// Cluster says that the nodes form a Ganeti cluster.
-	Cluster  bool
+	Cluster bool
+	// Taken are addresses in lan that an instance must not have, beside those of
+	// Hosts.
+	Taken []string
+	// Guest is the static program of package guest, for instances; empty: none
+	// are tried.
+	Guest    []byte
 	Firmware vm.Firmware // default BIOS
 	Accel    vm.Accel    // default TCG
 	// PressEnter chooses the default entry of a boot menu that does not count
@@ -74,6 +80,8 @@ type Options struct {
 	// Free is the memory that machines may take together, in MiB; 0: what
 	// /proc/meminfo calls available.
 	Free int
+
+	guestDir string // on the nodes; another one for tests
 }
 
 // Limits bounds the parts of a test. Zero means the default, made for software
@@ -83,6 +91,8 @@ type Limits struct {
 	Install time.Duration // of one host: from there to power off; default 90 min
 	Ready   time.Duration // power on of all to the last agent's "ready"; default 90 min
 	Check   time.Duration // each question; default 15 min
+	Sync    time.Duration // the first synchronisation of an instance's disk; default 40 min
+	Guest   time.Duration // each wait for an instance; default 15 min
 }
 
 func (o Options) withDefaults() Options {
@@ -96,6 +106,9 @@ func (o Options) withDefaults() Options {
 	def(&o.Limits.Install, 90*time.Minute)
 	def(&o.Limits.Ready, 90*time.Minute)
 	def(&o.Limits.Check, 15*time.Minute)
+	def(&o.Limits.Sync, 40*time.Minute)
+	def(&o.Limits.Guest, 15*time.Minute)
+	def(&o.guestDir, "/var/lib/sci-test")
 	def(&o.Free, freeMemory(meminfo))
 	return o
 }
@@ -125,7 +138,11 @@ func Run(ctx context.Context, o Options) (*installtest.Report, error) {
 		}
 		defer func() { _ = os.RemoveAll(o.WorkDir) }()
 	}
-	t := &test{o: o, jobs: jobs, report: newReport(o)}
+	version, err := vm.QEMUVersion(ctx, o.QEMU, o.QEMURoot)
+	if err != nil {
+		return nil, err
+	}
+	t := &test{o: o, jobs: jobs, qemu: version, report: newReport(o, version)}
 	if err := t.prepare(); err != nil {
 		return nil, err
 	}
@@ -140,7 +157,7 @@ func Run(ctx context.Context, o Options) (*installtest.Report, error) {
 	return t.report, err
 }
 
-func newReport(o Options) *installtest.Report {
+func newReport(o Options, version vm.Version) *installtest.Report {
 	r := installtest.NewReport(fmt.Sprintf("%s: the site %s, %d machines", filepath.Base(o.ISO), o.Site, len(o.Hosts)))
 	r.Image(o.ISO)
 	for _, h := range o.Hosts {
@@ -149,7 +166,7 @@ func newReport(o Options) *installtest.Report {
 	r.Property("Firmware", "%s", installtest.FirmwareName(o.Firmware))
 	r.Property("Machines", "%d MiB memory, %d for the installation, %d processors each; one switch for each network, no way out",
 		o.Memory, o.InstallMemory, o.CPUs)
-	r.Property("QEMU runs them by", "%s", installtest.AccelName(o.Accel))
+	r.Property("QEMU", "%v, %s", version, installtest.AccelName(o.Accel))
 	return r
 }
 
@@ -157,6 +174,7 @@ func newReport(o Options) *installtest.Report {
 type test struct {
 	o        Options
 	jobs     int
+	qemu     vm.Version
 	report   *installtest.Report
 	switches map[string]*vm.Switch // by network
 	nodes    []*node               // as Options.Hosts

@@ -31,7 +31,7 @@ func fakeSite(t *testing.T, install, agent string, commands map[string]string) s
 	}
 	path := filepath.Join(dir, "qemu")
 	code := `#!/bin/bash
-echo "$*" >>"$0.log"
+if test "$1" = --version; then echo "QEMU emulator version ${FAKE_QEMU:-10.0.13} (Debian)"; exit; fi
 NAME=${2%%-*} DIR=` + dir + ` PATH=` + dir + `:$PATH
 export NAME DIR PATH
 pids=
@@ -117,6 +117,9 @@ func TestRun(t *testing.T) {
 	}
 	if p := problems(r); len(p) > 0 {
 		t.Errorf("problems: %q", p)
+	}
+	if !strings.Contains(r.Summary(), ", 1 skipped, ") { // there is no guest
+		t.Errorf("summary: %s", r.Summary())
 	}
 	phases := map[string][]string{}
 	for _, p := range r.Phases {

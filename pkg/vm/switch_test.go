@@ -168,3 +168,35 @@ func TestReadFrame(t *testing.T) {
 		t.Errorf("readFrame: %v; want unexpected EOF", err)
 	}
 }
+
+func FuzzReadFrame(f *testing.F) {
+	f.Add(frameOf(1, 2, "text"))
+	f.Add([]byte{0, 0, 0, 2, 'x', 'x'})
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r := bytes.NewReader(data)
+		for {
+			frame, err := readFrame(r)
+			if err != nil {
+				return
+			}
+			if len(frame) < 4+14 || !bytes.Contains(data, frame) {
+				t.Errorf("%x is no frame of %x", frame, data)
+			}
+		}
+	})
+}
+
+func TestParseVersion(t *testing.T) {
+	for out, want := range map[string]Version{
+		"QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)\nCopyright": {7, 2},
+		"QEMU emulator version 10.0.13 (Debian 1:10.0.13+ds-0+deb13u1)":          {10, 0},
+	} {
+		if got, err := parseVersion(out); got != want || err != nil {
+			t.Errorf("%q: %v, %v; want %v", out, got, err, want)
+		}
+	}
+	if _, err := parseVersion("sh: not found"); err == nil {
+		t.Error("no error")
+	}
+}

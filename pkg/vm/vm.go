@@ -106,6 +106,7 @@ type Machine struct {
 	Console, Aux *Serial
 
 	name   string
+	dir    string // Options.Vars, for files of the run
 	cmd    *exec.Cmd
 	qmp    *qmp
 	errlog string
@@ -127,7 +128,7 @@ func Start(ctx context.Context, o Options) (*Machine, error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	m := &Machine{name: o.Name, cancel: cancel, done: make(chan struct{}), errlog: filepath.Join(o.Dir, o.Name+".qemu.log")}
+	m := &Machine{name: o.Name, dir: o.Vars, cancel: cancel, done: make(chan struct{}), errlog: filepath.Join(o.Dir, o.Name+".qemu.log")}
 	if err := m.launch(ctx, o); err != nil {
 		cancel()
 		return nil, err

@@ -51,6 +51,21 @@ func TestFirmware(t *testing.T) {
 			if err := m.Keys(ctx, "esc", "alt-f2"); err != nil {
 				t.Error(err)
 			}
+			if err := m.SetLink(ctx, 0, false); err != nil {
+				t.Error(err)
+			}
+			file0 := filepath.Join(dir, "bytes")
+			if err := os.WriteFile(file0, make([]byte, 1000), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 { // the place is free again
+				if err := m.PlugStick(ctx, "STICK1", file0); err != nil {
+					t.Error(err)
+				}
+				if err := m.UnplugStick(ctx, "STICK1"); err != nil {
+					t.Error(err)
+				}
+			}
 			time.Sleep(time.Second)
 			shot := filepath.Join(dir, "screen.png")
 			if err := m.Screenshot(ctx, shot); err != nil {

@@ -1,0 +1,526 @@
+package sitetest
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/skycover/sci-cd/pkg/installtest"
+	"github.com/skycover/sci-cd/pkg/vm"
+)
+
+// nested is the first QEMU whose emulated machines can run KVM themselves:
+// under 7.2 every instance panicked, under 10.0 they ran.
+const nested = 10
+
+// instances tries the cluster with an instance of our own, see package guest:
+// made, started, migrated, failed over, removed, and none of its records lost.
+func (t *test) instances(ctx context.Context, master *node) error {
+	if why := t.noInstances(); why != "" {
+		t.report.Skip("instance", "an instance is made, migrated and failed over", why)
+		t.say("skipped: instances: " + why)
+		return nil
+	}
+	other := t.members()[0]
+	if other == master {
+		other = t.members()[1]
+	}
+	ip, err := t.freeAddress()
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(t.o.WorkDir, "sci-guest")
+	if err := os.WriteFile(file, t.o.Guest, 0o755); err != nil {
+		return fmt.Errorf("cannot write guest: %w", err)
+	}
+	tr := &trial{t: t, file: file, dir: t.o.guestDir, master: master, other: other, ip: ip, name: instanceName + "." + t.o.Domain}
+	err = tr.run(ctx)
+	for _, n := range []*node{master, other} {
+		if out, lerr := n.session.Run(ctx, tr.logs()); lerr == nil {
+			_ = n.session.Keep("ganeti.log", out) // the report lacks it then
+		}
+	}
+	return err
+}
+
+// noInstances says why instances cannot be tried here; empty: they can.
+func (t *test) noInstances() string {
+	switch {
+	case len(t.o.Guest) == 0:
+		return "this sci-cd carries no guest"
+	case len(t.members()) < 2:
+		return "a site with one node has no mirrored disks"
+	case t.o.Accel != vm.KVM && t.qemu.Major < nested:
+		return fmt.Sprintf("QEMU %v cannot start instances inside emulated nodes, QEMU %d can: see --qemu-root", t.qemu, nested)
+	}
+	return ""
+}
+
+// freeAddress is the last address in lan that nobody has, with its prefix
+// length.
+func (t *test) freeAddress() (netip.Prefix, error) {
+	lan, err := netip.ParsePrefix(t.o.Networks["lan"])
+	if err != nil || !lan.Addr().Is4() {
+		return netip.Prefix{}, fmt.Errorf("cannot choose an address for an instance: lan is %q", t.o.Networks["lan"])
+	}
+	taken := make(map[string]bool)
+	for _, a := range t.o.Taken {
+		taken[a] = true
+	}
+	for _, h := range t.o.Hosts {
+		taken[h.Addresses["lan"]] = true
+	}
+	last := lan.Masked().Addr().As4()
+	for bit := lan.Bits(); bit < 32; bit++ {
+		last[bit/8] |= 0x80 >> (bit % 8)
+	}
+	// The last one is for broadcasts, the first one names the network.
+	for a := netip.AddrFrom4(last).Prev(); a.IsValid() && lan.Contains(a) && a != lan.Masked().Addr(); a = a.Prev() {
+		if !taken[a.String()] {
+			return netip.PrefixFrom(a, lan.Bits()), nil
+		}
+	}
+	return netip.Prefix{}, fmt.Errorf("cannot choose an address for an instance: all of %s are taken", lan)
+}
+
+const (
+	instanceName = "sci-trial"
+	guestStick   = "SCITESTGUEST"
+	guestMemory  = 256  // MiB
+	guestDisk    = 1024 // MiB; Ganeti's policy allows no smaller one
+)
+
+// trial is the life of one instance.
+type trial struct {
+	t             *test
+	file          string // the guest
+	dir           string // on the nodes, for the guest and what it needs
+	master, other *node
+	name          string
+	ip            netip.Prefix
+}
+
+// run is its order. What a step expects is what the one before has left.
+func (tr *trial) run(ctx context.Context) error {
+	tr.master.session.Phase("instance: bring the guest")
+	for _, n := range []*node{tr.master, tr.other} {
+		if err := tr.bring(ctx, n); err != nil {
+			return err
+		}
+	}
+	for _, step := range []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"add", tr.add}, {"synchronise", tr.sync}, {"start", tr.start}, {"migrate", tr.migrate}, {"fail over", tr.failover},
+		{"compare copies", tr.compare}, {"remove", tr.remove},
+	} {
+		tr.master.session.Phase("instance: " + step.name)
+		if err := step.do(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bring puts the guest, its kernel and its initramfs onto a node.
+func (tr *trial) bring(ctx context.Context, n *node) error {
+	if err := n.session.Machine().PlugStick(ctx, guestStick, tr.file); err != nil {
+		return err
+	}
+	defer func() { _ = n.session.Machine().UnplugStick(ctx, guestStick) }() // in nobody's way
+	return tr.ask(ctx, n, "the guest is packed from the node's kernel", "its bytes arrived, and an initramfs", bringScript(tr.dir, tr.t.o.Guest), any0)
+}
+
+func bringScript(dir string, guest []byte) string {
+	return fmt.Sprintf(`set -e
+mkdir -p %[1]s
+cd %[1]s
+i=0
+until d=$(ls /dev/disk/by-id/usb-*%[2]s* 2>/dev/null); do
+	i=$((i + 1))
+	test $i -lt 120 || { echo "the USB stick does not appear"; exit 1; }
+	sleep 1
+done
+head -c %[3]d "$d" >sci-guest
+echo "%[4]x  sci-guest" | sha256sum -c
+chmod 755 sci-guest
+cp "/boot/vmlinuz-$(uname -r)" vmlinuz
+./sci-guest pack "/lib/modules/$(uname -r)" initrd
+ls -l`, dir, guestStick, len(guest), sha256.Sum256(guest))
+}
+
+func (tr *trial) add(ctx context.Context) error {
+	return tr.ask(ctx, tr.master, "gnt-instance add", "a mirrored disk on both nodes, primary "+tr.master.host.Name, addScript(tr), any0)
+}
+
+// addScript tries three times: in emulation Ganeti's own limit of 5 seconds for
+// connecting to a node may pass. Nothing else is tried again.
+func addScript(tr *trial) string {
+	parameters := fmt.Sprintf("kvm:kernel_path=%[1]s/vmlinuz,initrd_path=%[1]s/initrd,serial_console=true,kernel_args=quiet panic=-1 sci.ip=%[2]s", tr.dir, tr.ip)
+	return fmt.Sprintf(`for try in 1 2 3; do
+	if out=$(gnt-instance add -t drbd -n '%[2]s:%[3]s' -o noop --no-install --no-start --no-wait-for-sync --disk 0:size=%[4]d -B memory=%[5]d,vcpus=1 -H '%[6]s' --net 0:link=lan '%[1]s' 2>&1); then
+		echo "$out"
+		exit 0
+	fi
+	echo "try $try: $out"
+	case $out in
+	*"Error 28"* | *"timed out"*) ;;
+	*) exit 1 ;;
+	esac
+	gnt-instance remove -f --ignore-failures '%[1]s' 2>&1 || true
+	sleep 10
+done
+exit 1`, tr.name, tr.fqdn(tr.master), tr.fqdn(tr.other), guestDisk, guestMemory, parameters)
+}
+
+func (tr *trial) fqdn(n *node) string { return n.host.Name + "." + tr.t.o.Domain }
+
+// sync waits until both copies of the disk are the same.
+func (tr *trial) sync(ctx context.Context) error {
+	out, err := tr.master.session.Run(ctx, "gnt-instance activate-disks '"+tr.name+"' 2>&1")
+	if err != nil {
+		return tr.fail("gnt-instance activate-disks", out, err)
+	}
+	minor, err := drbdMinor(out)
+	if err != nil {
+		return tr.fail("gnt-instance activate-disks", out, err)
+	}
+	return tr.until(ctx, tr.t.o.Limits.Sync, "both copies of its disk are current", "UpToDate/UpToDate",
+		func(ctx context.Context) (string, error) {
+			out, err := tr.master.session.Run(ctx, "cat /proc/drbd")
+			if err != nil {
+				return out, err
+			}
+			return out, upToDate(out, minor)
+		})
+}
+
+func drbdMinor(out string) (string, error) {
+	m := regexp.MustCompile(`/dev/drbd(\d+)`).FindStringSubmatch(out)
+	if m == nil {
+		return "", errors.New("it names no DRBD device")
+	}
+	return m[1], nil
+}
+
+// upToDate reads /proc/drbd (DRBD 8.4 user's guide, "Status information in
+// /proc/drbd").
+func upToDate(out, minor string) error {
+	m := regexp.MustCompile(`(?m)^ *` + minor + `: cs:(\S+) ro:\S+ ds:(\S+).*\n(.*\n.*sync'ed: *(\S+%))?`).FindStringSubmatch(out + "\n")
+	switch {
+	case m == nil:
+		return fmt.Errorf("there is no device %s", minor)
+	case m[1] == "Connected" && m[2] == "UpToDate/UpToDate":
+		return nil
+	case m[4] != "":
+		return fmt.Errorf("device %s is %s, %s, %s done", minor, m[1], m[2], m[4])
+	}
+	return fmt.Errorf("device %s is %s, %s", minor, m[1], m[2])
+}
+
+func (tr *trial) start(ctx context.Context) error {
+	if err := tr.ask(ctx, tr.master, "gnt-instance start", "status 0", "gnt-instance start '"+tr.name+"' 2>&1", any0); err != nil {
+		return err
+	}
+	return tr.answers(ctx, "it answers both nodes by HTTP", "its first start, records are written", func(s status) error {
+		switch {
+		case s.Boot != 1 || s.Found.Records != 0:
+			return final(fmt.Errorf("it is start %d and found %d records", s.Boot, s.Found.Records))
+		case s.Records < 10:
+			return fmt.Errorf("%d records so far", s.Records)
+		}
+		return nil
+	})
+}
+
+// migrate moves the running instance to the other node.
+func (tr *trial) migrate(ctx context.Context) error {
+	before, sum, err := tr.mark(ctx, tr.master)
+	if err != nil {
+		return err
+	}
+	if err := tr.ask(ctx, tr.master, "gnt-instance migrate", "status 0, without a stop", "gnt-instance migrate -f '"+tr.name+"' 2>&1", any0); err != nil {
+		return err
+	}
+	if err := tr.answers(ctx, "it goes on behind the migration", fmt.Sprintf("the same start, more than %d records", before.Records), func(s status) error {
+		switch {
+		case s.Boot != before.Boot:
+			return final(fmt.Errorf("it was restarted: start %d", s.Boot))
+		case s.Records <= before.Records+10:
+			return fmt.Errorf("%d records, %d before", s.Records, before.Records)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	return tr.kept(ctx, "migration", tr.other, before, sum)
+}
+
+// failover stops the instance, as a failure of its node would, and has it
+// started on the first node again.
+func (tr *trial) failover(ctx context.Context) error {
+	before, sum, err := tr.mark(ctx, tr.other)
+	if err != nil {
+		return err
+	}
+	// It knows no power button, so it is killed: its last record may be torn.
+	if err := tr.ask(ctx, tr.master, "gnt-instance failover", "status 0", "gnt-instance failover -f --shutdown-timeout=5 '"+tr.name+"' 2>&1", any0); err != nil {
+		return err
+	}
+	if err := tr.answers(ctx, "it is started again behind the failover", fmt.Sprintf("start %d, at least the %d records of before", before.Boot+1, before.Records), func(s status) error {
+		switch {
+		case s.Boot != before.Boot+1:
+			return final(fmt.Errorf("it is start %d", s.Boot))
+		case s.Found.Records < before.Records:
+			return final(fmt.Errorf("%d records are lost: it found %d, %d had been acknowledged", before.Records-s.Found.Records, s.Found.Records, before.Records))
+		case s.Records <= s.Found.Records:
+			return errors.New("it writes no records")
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	return tr.kept(ctx, "failover", tr.master, before, sum)
+}
+
+// mark notes how far the guest is and the digest of its records so far.
+func (tr *trial) mark(ctx context.Context, from *node) (status, string, error) {
+	out, err := from.session.Run(ctx, tr.get("/status"))
+	s, perr := parseStatus(out)
+	if err = errors.Join(err, perr); err != nil {
+		return s, "", tr.fail("the instance says how far it is", out, err)
+	}
+	sum, out, err := tr.digest(ctx, from, s.Records)
+	if err != nil {
+		return s, "", tr.fail("the instance reads its records", out, err)
+	}
+	return s, sum, nil
+}
+
+func (tr *trial) digest(ctx context.Context, from *node, records uint64) (sum, out string, err error) {
+	out, err = from.session.Run(ctx, tr.get(fmt.Sprintf("/digest?records=%d", records)))
+	if err != nil {
+		return "", out, err
+	}
+	var d struct {
+		Records uint64 `json:"records"`
+		SHA256  string `json:"sha256"`
+	}
+	if err := json.Unmarshal([]byte(out), &d); err != nil {
+		return "", out, err
+	}
+	if d.Records != records || len(d.SHA256) != 64 {
+		return "", out, errors.New("this is no digest of them")
+	}
+	return d.SHA256, out, nil
+}
+
+// kept checks that the instance is where it should be and that the records of
+// before are the same, byte for byte.
+func (tr *trial) kept(ctx context.Context, behind string, on *node, before status, sum string) error {
+	c := tr.t.report.Begin("", "instance", "each record is the same behind the "+behind, fmt.Sprintf("SHA-256 of %d records: %s", before.Records, sum))
+	got, out, err := tr.digest(ctx, tr.master, before.Records)
+	c.Output = out
+	if err == nil && got != sum {
+		err = fmt.Errorf("their SHA-256 is %s now", got)
+	}
+	if err := tr.close(c, err); err != nil {
+		return err
+	}
+	return tr.ask(ctx, tr.master, "the instance runs on "+on.host.Name, tr.fqdn(on),
+		"gnt-instance list --no-headers --separator=' ' -o pnode,status '"+tr.name+"'", func(out string) string {
+			if got, want := strings.TrimSpace(out), tr.fqdn(on)+" running"; got != want {
+				return fmt.Sprintf("got %q; want %q", got, want)
+			}
+			return ""
+		})
+}
+
+// compare stops the instance and looks at both copies of its disk, below DRBD.
+func (tr *trial) compare(ctx context.Context) error {
+	before, _, err := tr.mark(ctx, tr.other)
+	if err != nil {
+		return err
+	}
+	if err := tr.ask(ctx, tr.master, "gnt-instance shutdown", "status 0", "gnt-instance shutdown --timeout=5 '"+tr.name+"' 2>&1", any0); err != nil {
+		return err
+	}
+	var states []string
+	for _, n := range []*node{tr.master, tr.other} {
+		err := tr.ask(ctx, n, "the copy of the disk on this node", fmt.Sprintf("%d records or more, none lost", before.Records), scanScript(tr.dir, tr.name), func(out string) string {
+			s, problem := scanned(out)
+			if problem == "" && s.Records < before.Records {
+				problem = fmt.Sprintf("%d records are lost: %d of %d are there", before.Records-s.Records, s.Records, before.Records)
+			}
+			states = append(states, fmt.Sprintf("%+v", s))
+			return problem
+		})
+		if err != nil {
+			return err
+		}
+	}
+	c := tr.t.report.Begin("", "instance", "both copies hold the same records", states[0])
+	if states[0] != states[1] {
+		err = fmt.Errorf("the other one holds %s", states[1])
+	}
+	return tr.close(c, err)
+}
+
+// scanScript scans the volume below an instance's disk. Ganeti tags the volumes
+// of an instance with its name.
+func scanScript(dir, name string) string {
+	return fmt.Sprintf(`v=$(lvs --noheadings -o vg_name,lv_name --separator=/ '@originstname+%s' | tr -d ' ' | grep '_data$')
+test -n "$v" || { echo "the volume is not found"; exit 1; }
+%s/sci-guest scan "/dev/$v"`, name, dir)
+}
+
+// scanned reads what `sci-guest scan` prints.
+func scanned(out string) (found, string) {
+	var s found
+	if err := json.Unmarshal([]byte(out), &s); err != nil {
+		return s, "cannot read the result: " + err.Error()
+	}
+	return s, s.Damage
+}
+
+func (tr *trial) remove(ctx context.Context) error {
+	if err := tr.ask(ctx, tr.master, "gnt-instance remove", "status 0", "gnt-instance remove -f '"+tr.name+"' 2>&1", any0); err != nil {
+		return err
+	}
+	return tr.ask(ctx, tr.master, "gnt-cluster verify behind it all", "status 0, no ERROR, no WARNING", "gnt-cluster verify", verified)
+}
+
+// found and status are what the guest says, see package guest.
+type found struct {
+	Records uint64 `json:"records"`
+	Boot    uint64 `json:"boot"`
+	Damage  string `json:"damage"`
+}
+
+type status struct {
+	Boot    uint64  `json:"boot"`
+	Records uint64  `json:"records"`
+	Found   found   `json:"found"`
+	Uptime  float64 `json:"uptime"`
+	Error   string  `json:"error"`
+}
+
+func parseStatus(out string) (status, error) {
+	var s status
+	if err := json.Unmarshal([]byte(out), &s); err != nil {
+		return s, fmt.Errorf("cannot read the guest's answer: %w", err)
+	}
+	switch {
+	case s.Found.Damage != "":
+		return s, final(errors.New(s.Found.Damage))
+	case s.Error != "":
+		return s, final(errors.New(s.Error))
+	}
+	return s, nil
+}
+
+// finalError is one that waiting does not mend.
+type finalError struct{ error }
+
+func final(err error) error { return finalError{err} }
+
+// get asks the guest from a node.
+func (tr *trial) get(path string) string {
+	return fmt.Sprintf("%s/sci-guest get 'http://%s%s'", tr.dir, tr.ip.Addr(), path)
+}
+
+// answers waits until the guest answers each node as it should.
+func (tr *trial) answers(ctx context.Context, name, want string, judge func(status) error) error {
+	return tr.until(ctx, tr.t.o.Limits.Guest, name, want, func(ctx context.Context) (string, error) {
+		said := ""
+		for _, n := range []*node{tr.master, tr.other} {
+			out, err := n.session.Run(ctx, tr.get("/status"))
+			said += n.host.Name + ": " + out
+			if err != nil {
+				return said, fmt.Errorf("%s: %w: %s", n.host.Name, err, strings.TrimSpace(out))
+			}
+			s, err := parseStatus(out)
+			if err == nil {
+				err = judge(s)
+			}
+			if err != nil {
+				return said, fmt.Errorf("%s: %w", n.host.Name, err)
+			}
+		}
+		return said, nil
+	})
+}
+
+// until asks until there is no error, or a final one, or the time is over. That
+// does not cut off a question: its shell would be of no further use.
+func (tr *trial) until(ctx context.Context, limit time.Duration, name, want string, ask func(context.Context) (string, error)) error {
+	c := tr.t.report.Begin("", "instance", name, want)
+	tr.t.say("instance: " + name)
+	pause := min(5*time.Second, limit/20)
+	for end := time.Now().Add(limit); ; {
+		out, err := ask(ctx)
+		c.Output = out
+		last := finalError{}
+		if err == nil || errors.As(err, &last) || errors.Is(err, vm.ErrEnded) || ctx.Err() != nil {
+			return tr.close(c, err)
+		}
+		if time.Now().After(end) {
+			return tr.close(c, fmt.Errorf("not within %v: %w", limit, err))
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (tr *trial) close(c *installtest.Check, err error) error {
+	if err == nil {
+		tr.t.report.Close(c, "")
+		return nil
+	}
+	tr.t.report.Close(c, err.Error())
+	tr.t.say("failed: " + c.Name + ": " + err.Error())
+	return installtest.ErrFailed
+}
+
+// fail notes a step that could not even be asked.
+func (tr *trial) fail(name, out string, err error) error {
+	c := tr.t.report.Begin("", "instance", name, "an answer")
+	c.Output = out
+	return tr.close(c, err)
+}
+
+// ask asks a node; what does not hold ends the trial.
+func (tr *trial) ask(ctx context.Context, n *node, name, want, script string, judge func(string) string) error {
+	tr.t.say("instance: " + name + " (" + n.host.Name + ")")
+	if _, ok := n.session.Ask(ctx, installtest.Question{Stage: "instance", Name: name, Want: want, Script: script, Judge: judge}); !ok {
+		return installtest.ErrFailed
+	}
+	return nil
+}
+
+// any0 takes any output of a command that succeeded.
+func any0(string) string { return "" }
+
+// logs shows what Ganeti and the instance have to say.
+func (tr *trial) logs() string {
+	return fmt.Sprintf(`cd /var/log/ganeti 2>/dev/null || exit 0
+for f in jobs.log master-daemon.log wconf-daemon.log node-daemon.log kvm/*; do
+	test -s "$f" || continue
+	echo "== $f"
+	tail -n 60 "$f"
+done
+s=$(ls /run/ganeti/kvm-hypervisor/ctrl/%s.serial 2>/dev/null) || exit 0
+echo "== serial line of the instance"
+timeout 12 socat -u "UNIX-CONNECT:$s" - </dev/null || true`, tr.name)
+}
