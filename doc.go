@@ -50,6 +50,7 @@
 //	cmd/sci-agent     one static binary, in the installer's initrd and on the disk
 //	pkg/installer     inside Debian's installer: which host, which disk, install it
 //	pkg/agent         at every boot: an idempotent plan of steps until "ready"
+//	pkg/ganeti        Ganeti's commands with typed arguments, its configuration
 //
 // What people may read and change stands outside of the code:
 //

@@ -132,7 +132,7 @@ func TestConsoleRetry(t *testing.T) {
 	c.Tell(context.Background(), Event{Kind: Retry, Step: "networks", Try: 10, Wait: 1e9, Err: &Waiting{For: `a \cable`}})
 	want := ""
 	for _, try := range []string{"1", "2", "4", "8"} {
-		want += "sci-agent: step networks retry " + try + ` in 1s: cannot run "networkctl reload": exit status 1` + "\n"
+		want += "sci-agent: step networks retry " + try + ` in 1s: networkctl reload: exit status 1: bus` + "\n"
 	}
 	want += `sci-agent: step networks retry 10 in 1s: waiting for a \cable` + "\n"
 	if d := cmp.Diff(want, m.console()); d != "" {

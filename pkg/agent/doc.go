@@ -10,6 +10,12 @@
 //   - killed or powered off anywhere, the next run goes on from there. The
 //     checks decide where that is; the state file only remembers.
 //
+// The hosts of role node go on and form a cluster: the first one of the site
+// file makes it, each other one proves who it is (pkg/enrol) and is taken in.
+// From then on Ganeti knows who the master is, and the master alone works on
+// what belongs to all: nodes, parameters, the configuration on all candidates,
+// gnt-cluster verify.
+//
 // Everything that the agent knows comes from /etc/sci/site.json (mode 0600) and
 // /etc/sci/host, both written by the installer. It writes /var/lib/sci/state.json
 // (what `sci-agent status` shows), the banner /etc/issue.d/sci.issue above the

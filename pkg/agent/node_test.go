@@ -570,7 +570,7 @@ func TestTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.wantFile("etc/chrony/sources.d/sci.sources", note+"server 192.168.50.1 iburst\nserver ntp.lab.example iburst\n")
-	m.wantChanges("chronyc reload sources")
+	m.wantChanges("systemctl restart chrony.service")
 
 	m = newMachine(t, "node1")
 	m.units["systemd-timesyncd.service"] = &unit{}
@@ -590,15 +590,33 @@ func TestTime(t *testing.T) {
 
 func TestTimeWithoutServers(t *testing.T) {
 	m := newMachine(t, "node1")
-	m.write("etc/sci/site.json", strings.Replace(labSite, `["192.168.50.1", "ntp.lab.example"]`, "[]", 1))
+	site := strings.Replace(labSite, `["192.168.50.1", "ntp.lab.example"]`, "[]", 1)
+	m.write("etc/sci/site.json", strings.Replace(site, `"name": "node1", "role": "node"`, `"name": "node1", "role": "solo"`, 1))
 	m.write("usr/sbin/chronyd", "")
 	m.write("etc/chrony/sources.d/sci.sources", "server old iburst\n")
+	m.write("etc/chrony/conf.d/sci-cluster.conf", "local\n")
 	if err := m.step("time"); err != nil {
 		t.Fatal(err)
 	}
-	if m.node.exists("etc/chrony/sources.d/sci.sources") {
+	if m.node.exists("etc/chrony/sources.d/sci.sources") || m.node.exists("etc/chrony/conf.d/sci-cluster.conf") {
 		t.Error("servers that the site file no longer names stayed")
 	}
+}
+
+// The nodes of a cluster have a common time without any server.
+func TestTimeOfCluster(t *testing.T) {
+	m := newMachine(t, "node1")
+	m.write("etc/sci/site.json", strings.Replace(labSite, `["192.168.50.1", "ntp.lab.example"]`, "[]", 1))
+	m.write("usr/sbin/chronyd", "")
+	if err := m.step("time"); err != nil {
+		t.Fatal(err)
+	}
+	const note = "# Written by sci-agent (step time) from /etc/sci/site.json. Changes here are undone at the next boot.\n"
+	m.wantFile("etc/chrony/sources.d/sci.sources", note+"server 192.168.50.12 iburst\n")
+	m.wantFile("etc/chrony/conf.d/sci-cluster.conf", note+
+		"# Where no server can be reached, the nodes agree among themselves: chrony.conf(5), orphan.\n"+
+		"local stratum 10 orphan\nallow 192.168.50.0/24\n")
+	m.wantChanges("systemctl restart chrony.service")
 }
 
 const aptHead = "# Written by sci-agent (step apt) from /etc/sci/site.json. Changes here are undone at the next boot.\n"
