@@ -115,7 +115,7 @@ func (n *Node) clusterDo(ctx context.Context) error {
 			return err
 		}
 		if up, err := g.Up(ctx, master); err != nil || !up {
-			return errors.Join(err, g.Start(ctx))
+			return errors.Join(err, n.start(ctx, master))
 		}
 		return n.join(ctx)
 	}
@@ -135,6 +135,37 @@ func (n *Node) clusterDo(ctx context.Context) error {
 		return n.join(ctx)
 	}
 	return n.form(ctx)
+}
+
+// start starts Ganeti's daemons. Those of a master ask the other nodes first,
+// and stay down where too few of them answer, or another one has taken over.
+func (n *Node) start(ctx context.Context, master bool) error {
+	if master && n.takenOver(ctx) {
+		return Stop(fmt.Errorf("this machine was the master of %s, and another node has taken its place: it stays out", n.clusterName()),
+			"to take it back, on the master, ssh root@"+n.clusterName()+": sci-agent join "+n.Host.Name)
+	}
+	g := n.ganeti()
+	if err := g.Start(ctx); err != nil || !master {
+		return err
+	}
+	if up, err := g.Up(ctx, true); err != nil || up {
+		return err
+	}
+	return &Waiting{For: "enough other nodes to be up: Ganeti starts no master without them"}
+}
+
+// takenOver reports whether the cluster's address is another machine's now.
+func (n *Node) takenOver(ctx context.Context) bool {
+	own, err := n.addresses(lan)
+	if err != nil {
+		return false
+	}
+	for _, p := range own {
+		if p.Addr() == n.Site.Cluster.Address {
+			return false
+		}
+	}
+	return n.answers(ctx, n.Site.Cluster.Address, ganeti.NodedPort)
 }
 
 // otherCluster is who already answers as a node of a cluster, "" for nobody.
