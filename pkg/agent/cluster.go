@@ -145,7 +145,7 @@ func (n *Node) start(ctx context.Context, master bool) error {
 			"to take it back, on the master, ssh root@"+n.clusterName()+": sci-agent join "+n.Host.Name)
 	}
 	g := n.ganeti()
-	if err := g.Start(ctx); err != nil || !master {
+	if err := g.Start(ctx, master); err != nil || !master {
 		return err
 	}
 	if up, err := g.Up(ctx, true); err != nil || up {

@@ -159,7 +159,7 @@ func (n *labNode) does(argv []string) (string, error) {
 		}
 	case "/usr/lib/ganeti/daemon-util stop-all":
 		clear(n.up)
-	case "systemctl restart":
+	case "systemctl start", "systemctl restart":
 		if last == "sci-agent.service" {
 			break
 		}
@@ -391,6 +391,26 @@ func TestClusterForms(t *testing.T) {
 	}
 	if !bytes.Equal(before, []byte(one.text("var/lib/ganeti/config.data"))) {
 		t.Error("the second run changed the configuration")
+	}
+}
+
+// A cluster of one waits for nobody.
+func TestClusterSingle(t *testing.T) {
+	w := newLab(t)
+	one := w.nodes["node1"]
+	s, err := site.FromJSON([]byte(strings.Replace(clusterSite, `{"name": "node2", "role": "node"`, `{"name": "node2", "role": "arbiter"`, 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	one.Site = s
+	one.Host, _ = s.Host("node1")
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := one.plan(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	if !one.heard("cluster cluster.lab.example ready: 1 node,") || one.exists(enrol.File) {
+		t.Errorf("node1 said %q", one.said)
 	}
 }
 

@@ -134,7 +134,7 @@ func (n *Node) becomeMaster(ctx context.Context, alone bool) error {
 		}
 		if master, _ := g.Master(); master == n.fqdn() {
 			if up, err := g.Up(ctx, true); err != nil || !up {
-				errs = append(errs, err, g.Start(ctx))
+				errs = append(errs, err, g.Start(ctx, true))
 				n.sleep(ctx, askPause)
 				continue
 			}

@@ -92,10 +92,18 @@ func (c *Cluster) Up(ctx context.Context, master bool) (bool, error) {
 	return true, nil
 }
 
-// Start starts the daemons that this node should run, and those again that
-// run already: instances go on meanwhile.
-func (c *Cluster) Start(ctx context.Context) error {
-	_, err := c.command(ctx, "systemctl", "restart", "ganeti.service")
+// Start starts the daemons that this node should run. Where the system's own
+// start of them came to its end without all of them, they are started anew:
+// instances go on meanwhile.
+func (c *Cluster) Start(ctx context.Context, master bool) error {
+	const unit = "ganeti.service"
+	if _, err := c.command(ctx, "systemctl", "start", unit); err != nil {
+		return err
+	}
+	if up, err := c.Up(ctx, master); err != nil || up {
+		return err
+	}
+	_, err := c.command(ctx, "systemctl", "restart", unit)
 	return err
 }
 

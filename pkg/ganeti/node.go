@@ -63,7 +63,7 @@ func (c *Cluster) expectKeys(node string, keys []string) error {
 		lines = append(lines, node+" "+k)
 	}
 	for _, k := range own {
-		if !strings.HasPrefix(k, "ssh-ed25519 ") { // Ganeti leaves a node its own one
+		if !ownKind(k) {
 			lines = append(lines, node+" "+k)
 		}
 	}
