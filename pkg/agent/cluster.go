@@ -19,6 +19,7 @@ const (
 	volumeGroup = "xenvg" // as preseed/disk.yaml names it
 	lan         = "lan"
 	backbone    = "backbone"
+	nodedPort   = ganeti.NodedPort
 	// formingFile is there while gnt-cluster init runs: what it left is worth
 	// nothing if it was cut off.
 	formingFile = "var/lib/sci/cluster.forming"
@@ -29,6 +30,7 @@ const (
 // master is, and the master alone works on what belongs to all.
 func (n *Node) clusterSteps() []Step {
 	return []Step{
+		{Name: "address", Done: n.addressDone, Do: n.addressDo},
 		{Name: "storage", Done: n.storageDone, Do: n.storageDo},
 		{Name: "drbd", Done: n.drbdDone, Do: n.drbdDo},
 		{Name: "os", Done: n.osDone, Do: n.osDo},
@@ -165,17 +167,17 @@ func (n *Node) takenOver(ctx context.Context) bool {
 			return false
 		}
 	}
-	return n.answers(ctx, n.Site.Cluster.Address, ganeti.NodedPort)
+	return n.answers(ctx, n.Site.Cluster.Address, nodedPort)
 }
 
 // otherCluster is who already answers as a node of a cluster, "" for nobody.
 func (n *Node) otherCluster(ctx context.Context) (string, error) {
 	for _, h := range n.others() {
-		if n.answers(ctx, h.Addresses[lan], ganeti.NodedPort) {
+		if n.answers(ctx, h.Addresses[lan], nodedPort) {
 			return h.Name, nil
 		}
 	}
-	if n.answers(ctx, n.Site.Cluster.Address, ganeti.NodedPort) && !n.exists(formingFile) {
+	if n.answers(ctx, n.Site.Cluster.Address, nodedPort) && !n.exists(formingFile) {
 		return n.clusterName(), nil
 	}
 	return "", nil

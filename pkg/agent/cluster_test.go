@@ -74,6 +74,7 @@ func newLab(t *testing.T) *lab {
 	for _, name := range []string{"node1", "node2"} {
 		n := &labNode{w: w, name: name, up: make(map[string]bool)}
 		n.Node = &Node{Root: t.TempDir(), Runner: n, Version: "test", Say: n.hear, Journal: t.Output(), Pause: 20 * time.Millisecond,
+			Probe:  func(context.Context, string, netip.Addr) (string, error) { return "", nil },
 			Uptime: func() (string, time.Duration, error) { return "b00t", time.Minute, nil }}
 		s, err := site.FromJSON([]byte(clusterSite))
 		if err != nil {
@@ -510,6 +511,21 @@ func TestClusterStops(t *testing.T) {
 			w.nodes["node1"].put("var/lib/ganeti/ssconf_cluster_name", "other.example\n", 0o644)
 			return w.nodes["node1"]
 		}, "this machine is a node of another cluster, other.example", "cluster.name"},
+		{"address", func(w *lab) *labNode {
+			w.nodes["node2"].Probe = func(_ context.Context, bridge string, a netip.Addr) (string, error) {
+				return "52:54:00:00:00:99", nil
+			}
+			return w.nodes["node2"]
+		}, "is in use by the machine with the network card 52:54:00:00:00:99", "another address"},
+		{"address of the cluster", func(w *lab) *labNode {
+			w.nodes["node1"].Probe = func(_ context.Context, bridge string, a netip.Addr) (string, error) {
+				if a.String() == "127.50.0.10" {
+					return "52:54:00:00:00:99", nil
+				}
+				return "", nil
+			}
+			return w.nodes["node1"]
+		}, "the cluster's address, 127.50.0.10, is in use", "another address"},
 		{"no credential", func(w *lab) *labNode {
 			_ = os.Remove(w.nodes["node2"].path(enrol.File))
 			return w.nodes["node2"]

@@ -81,7 +81,7 @@ func (n *Node) mayTakeOver(ctx context.Context, lost string, o TakeOverOptions) 
 
 // alive reports whether a machine answers in any way.
 func (n *Node) alive(ctx context.Context, a netip.Addr) bool {
-	for _, port := range []uint16{ganeti.NodedPort, 22} {
+	for _, port := range []uint16{nodedPort, 22} {
 		if n.answers(ctx, a, port) {
 			return true
 		}
