@@ -93,7 +93,7 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{hint.New(err, "see: "+c.CommandPath()+" --help")}
 	})
-	root.AddCommand(newRun(), newStatus(), newInstaller(), newVersion())
+	root.AddCommand(newRun(), newStatus(), newMetrics(), newBanner(), newInstaller(), newVersion())
 	for _, c := range append(root.Commands(), root) {
 		c.Args = noArguments
 		c.SuggestionsMinimumDistance = 2 // cobra's default, which it sets elsewhere

@@ -124,9 +124,13 @@ func ReadReport(ctx context.Context, o ReportOptions) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	return report(ctx, o, st), nil
+}
+
+func report(ctx context.Context, o ReportOptions, st *State) *Report {
 	l := &looker{ReportOptions: o, r: &Report{State: *st}, n: &Node{Root: o.Root, Runner: o.Runner, Dial: o.Dial}}
 	l.look(ctx)
-	return l.r, nil
+	return l.r
 }
 
 // looker fills in a report.
