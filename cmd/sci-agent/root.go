@@ -80,8 +80,8 @@ func newRoot() *cobra.Command {
 		Use:   "sci-agent",
 		Short: "Make this machine the host that its site file describes",
 		Long: "sci-agent goes through a plan of steps at each boot: which host is this, its name,\n" +
-			"its networks, time, apt's sources. What is done is not done again; what fails is\n" +
-			"tried again until it succeeds.",
+			"its networks, time, apt's sources, and on nodes the cluster. What is done is not done\n" +
+			"again; what fails is tried again until it succeeds.",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE: func(*cobra.Command, []string) error {
@@ -93,9 +93,11 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{hint.New(err, "see: "+c.CommandPath()+" --help")}
 	})
-	root.AddCommand(newRun(), newStatus(), newMetrics(), newBanner(), newInstaller(), newVersion())
+	root.AddCommand(newRun(), newStatus(), newJoin(), newTakeOver(), newMetrics(), newBanner(), newInstaller(), newVersion())
 	for _, c := range append(root.Commands(), root) {
-		c.Args = noArguments
+		if c.Args == nil {
+			c.Args = noArguments
+		}
 		c.SuggestionsMinimumDistance = 2 // cobra's default, which it sets elsewhere
 	}
 	return root

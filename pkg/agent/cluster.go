@@ -19,6 +19,7 @@ const (
 	volumeGroup = "xenvg" // as preseed/disk.yaml names it
 	lan         = "lan"
 	backbone    = "backbone"
+	nodedPort   = ganeti.NodedPort
 	// formingFile is there while gnt-cluster init runs: what it left is worth
 	// nothing if it was cut off.
 	formingFile = "var/lib/sci/cluster.forming"
@@ -29,6 +30,7 @@ const (
 // master is, and the master alone works on what belongs to all.
 func (n *Node) clusterSteps() []Step {
 	return []Step{
+		{Name: "address", Done: n.addressDone, Do: n.addressDo},
 		{Name: "storage", Done: n.storageDone, Do: n.storageDo},
 		{Name: "drbd", Done: n.drbdDone, Do: n.drbdDo},
 		{Name: "os", Done: n.osDone, Do: n.osDo},
@@ -115,7 +117,7 @@ func (n *Node) clusterDo(ctx context.Context) error {
 			return err
 		}
 		if up, err := g.Up(ctx, master); err != nil || !up {
-			return errors.Join(err, g.Start(ctx))
+			return errors.Join(err, n.start(ctx, master))
 		}
 		return n.join(ctx)
 	}
@@ -137,14 +139,45 @@ func (n *Node) clusterDo(ctx context.Context) error {
 	return n.form(ctx)
 }
 
+// start starts Ganeti's daemons. Those of a master ask the other nodes first,
+// and stay down where too few of them answer, or another one has taken over.
+func (n *Node) start(ctx context.Context, master bool) error {
+	if master && n.takenOver(ctx) {
+		return Stop(fmt.Errorf("this machine was the master of %s, and another node has taken its place: it stays out", n.clusterName()),
+			"to take it back, on the master, ssh root@"+n.clusterName()+": sci-agent join "+n.Host.Name)
+	}
+	g := n.ganeti()
+	if err := g.Start(ctx, master); err != nil || !master {
+		return err
+	}
+	if up, err := g.Up(ctx, true); err != nil || up {
+		return err
+	}
+	return &Waiting{For: "enough other nodes to be up: Ganeti starts no master without them"}
+}
+
+// takenOver reports whether the cluster's address is another machine's now.
+func (n *Node) takenOver(ctx context.Context) bool {
+	own, err := n.addresses(lan)
+	if err != nil {
+		return false
+	}
+	for _, p := range own {
+		if p.Addr() == n.Site.Cluster.Address {
+			return false
+		}
+	}
+	return n.answers(ctx, n.Site.Cluster.Address, nodedPort)
+}
+
 // otherCluster is who already answers as a node of a cluster, "" for nobody.
 func (n *Node) otherCluster(ctx context.Context) (string, error) {
 	for _, h := range n.others() {
-		if n.answers(ctx, h.Addresses[lan], ganeti.NodedPort) {
+		if n.answers(ctx, h.Addresses[lan], nodedPort) {
 			return h.Name, nil
 		}
 	}
-	if n.answers(ctx, n.Site.Cluster.Address, ganeti.NodedPort) && !n.exists(formingFile) {
+	if n.answers(ctx, n.Site.Cluster.Address, nodedPort) && !n.exists(formingFile) {
 		return n.clusterName(), nil
 	}
 	return "", nil

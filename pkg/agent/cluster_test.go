@@ -33,6 +33,8 @@ type lab struct {
 	nodes map[string]*labNode
 	fail  func(host, line string) error
 	calls []string
+
+	credentials map[string]enrol.Credential
 }
 
 type labNode struct {
@@ -68,9 +70,11 @@ func newLab(t *testing.T) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.credentials = credentials
 	for _, name := range []string{"node1", "node2"} {
 		n := &labNode{w: w, name: name, up: make(map[string]bool)}
 		n.Node = &Node{Root: t.TempDir(), Runner: n, Version: "test", Say: n.hear, Journal: t.Output(), Pause: 20 * time.Millisecond,
+			Probe:  func(context.Context, string, netip.Addr) (string, error) { return "", nil },
 			Uptime: func() (string, time.Duration, error) { return "b00t", time.Minute, nil }}
 		s, err := site.FromJSON([]byte(clusterSite))
 		if err != nil {
@@ -81,6 +85,7 @@ func newLab(t *testing.T) *lab {
 		n.put("etc/sci/enrol.json", string(credentials[name].Bytes()), 0o600)
 		n.put("etc/ssh/ssh_host_ed25519_key.pub", hostKey(name)+" root@"+name+"\n", 0o644)
 		n.put("proc/cpuinfo", "processor : 0\nflags : fpu cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3 aes pclmulqdq\n", 0o644)
+		n.put("run/.keep", "", 0o600)
 		n.put("sys/class/net/lan/carrier", "1\n", 0o644)
 		w.nodes[name] = n
 		t.Cleanup(n.stopEnrolment)
@@ -155,7 +160,10 @@ func (n *labNode) does(argv []string) (string, error) {
 		}
 	case "/usr/lib/ganeti/daemon-util stop-all":
 		clear(n.up)
-	case "systemctl restart":
+	case "systemctl start", "systemctl restart":
+		if last == "sci-agent.service" {
+			break
+		}
 		n.start(n.text("var/lib/ganeti/ssconf_master_node") == n.name+".lab.example\n")
 	case "gnt-cluster init":
 		n.put("root/.ssh/id_rsa.pub", rootKey+" root@node1\n", 0o644)
@@ -177,7 +185,16 @@ func (n *labNode) does(argv []string) (string, error) {
 		return "", n.add(strings.TrimSuffix(last, ".lab.example"))
 	case "ssh -q":
 		o := n.w.nodes[strings.TrimSuffix(strings.TrimPrefix(argv[len(argv)-2], "root@"), ".lab.example")]
+		if !strings.Contains(o.text(authorizedKeys), rootKey) && o.name != "node1" {
+			return "", errors.New("permission denied (publickey)")
+		}
 		return o.text("var/lib/ganeti/config.data"), nil
+	case "gnt-cluster master-failover":
+		n.put("var/lib/ganeti/ssconf_master_node", n.name+".lab.example\n", 0o644)
+		n.start(true)
+	case "gnt-node modify", "gnt-instance failover", "gnt-instance activate-disks":
+	case "ping -c":
+		return "", errors.New("exit status 1")
 	default:
 		return "", fmt.Errorf("nobody taught the world %q", argv)
 	}
@@ -197,7 +214,8 @@ func (n *labNode) add(name string) error {
 	if !strings.Contains(o.text(authorizedKeys), rootKey) {
 		return errors.New("permission denied (publickey)")
 	}
-	if !strings.Contains(n.text("var/lib/ganeti/known_hosts"), name+".lab.example "+hostKey(name)) {
+	key := strings.TrimSuffix(o.text("etc/ssh/ssh_host_ed25519_key.pub"), " root@"+name+"\n")
+	if cfg := n.config(); cfg.Nodes["u-"+name].Name == "" && !strings.Contains(n.text("var/lib/ganeti/known_hosts"), name+".lab.example "+key) {
 		return errors.New("host key verification failed")
 	}
 	cfg := n.config()
@@ -215,6 +233,19 @@ func (n *labNode) add(name string) error {
 type labPeer struct {
 	Name      string `json:"name"`
 	Candidate bool   `json:"master_candidate"`
+	Offline   bool   `json:"offline"`
+}
+
+type labInstance struct {
+	Name    string   `json:"name"`
+	Primary string   `json:"primary_node"`
+	Disks   []string `json:"disks"`
+	Admin   string   `json:"admin_state"`
+}
+
+type labDisk struct {
+	Type string `json:"dev_type"`
+	ID   []any  `json:"logical_id"`
 }
 
 // labConfig is config.data, as far as anybody here looks.
@@ -226,7 +257,9 @@ type labConfig struct {
 		DiskParams map[string]map[string]string `json:"diskparams"`
 		Reserved   []string                     `json:"reserved_lvs"`
 	} `json:"cluster"`
-	Nodes map[string]labPeer `json:"nodes"`
+	Nodes     map[string]labPeer     `json:"nodes"`
+	Instances map[string]labInstance `json:"instances,omitempty"`
+	Disks     map[string]labDisk     `json:"disks,omitempty"`
 }
 
 func (n *labNode) config() *labConfig {
@@ -242,7 +275,7 @@ func (n *labNode) write(c *labConfig, argv []string) {
 	c.Serial++
 	c.Cluster.Name = "cluster.lab.example"
 	if c.Nodes == nil {
-		c.Nodes = map[string]labPeer{"u-" + n.name: {n.name + ".lab.example", true}}
+		c.Nodes = map[string]labPeer{"u-" + n.name: {Name: n.name + ".lab.example", Candidate: true}}
 		c.Cluster.HVParams = map[string]map[string]string{"kvm": {}}
 		c.Cluster.DiskParams = map[string]map[string]string{"drbd": {}}
 	}
@@ -362,6 +395,26 @@ func TestClusterForms(t *testing.T) {
 	}
 }
 
+// A cluster of one waits for nobody.
+func TestClusterSingle(t *testing.T) {
+	w := newLab(t)
+	one := w.nodes["node1"]
+	s, err := site.FromJSON([]byte(strings.Replace(clusterSite, `{"name": "node2", "role": "node"`, `{"name": "node2", "role": "arbiter"`, 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	one.Site = s
+	one.Host, _ = s.Host("node1")
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := one.plan(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	if !one.heard("cluster cluster.lab.example ready: 1 node,") || one.exists(enrol.File) {
+		t.Errorf("node1 said %q", one.said)
+	}
+}
+
 // A node that is not there yet is named, and comes in later.
 func TestClusterWaits(t *testing.T) {
 	w := newLab(t)
@@ -458,6 +511,21 @@ func TestClusterStops(t *testing.T) {
 			w.nodes["node1"].put("var/lib/ganeti/ssconf_cluster_name", "other.example\n", 0o644)
 			return w.nodes["node1"]
 		}, "this machine is a node of another cluster, other.example", "cluster.name"},
+		{"address", func(w *lab) *labNode {
+			w.nodes["node2"].Probe = func(_ context.Context, bridge string, a netip.Addr) (string, error) {
+				return "52:54:00:00:00:99", nil
+			}
+			return w.nodes["node2"]
+		}, "is in use by the machine with the network card 52:54:00:00:00:99", "another address"},
+		{"address of the cluster", func(w *lab) *labNode {
+			w.nodes["node1"].Probe = func(_ context.Context, bridge string, a netip.Addr) (string, error) {
+				if a.String() == "127.50.0.10" {
+					return "52:54:00:00:00:99", nil
+				}
+				return "", nil
+			}
+			return w.nodes["node1"]
+		}, "the cluster's address, 127.50.0.10, is in use", "another address"},
 		{"no credential", func(w *lab) *labNode {
 			_ = os.Remove(w.nodes["node2"].path(enrol.File))
 			return w.nodes["node2"]

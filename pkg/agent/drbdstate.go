@@ -27,9 +27,10 @@ type DRBD struct {
 // Minor is one replicated disk as this node sees it. What the node does not
 // know of its peer is Unknown or DUnknown.
 type Minor struct {
-	Minor      int    `json:"minor"`          // of /dev/drbdN
-	Connection string `json:"connection"`     // Connected, SyncSource, WFConnection, StandAlone, Unconfigured …
-	Role       string `json:"role,omitempty"` // Primary or Secondary
+	Minor      int    `json:"minor"`              // of /dev/drbdN
+	Instance   string `json:"instance,omitempty"` // whose disk it is, on the master and its candidates
+	Connection string `json:"connection"`         // Connected, SyncSource, WFConnection, StandAlone, Unconfigured …
+	Role       string `json:"role,omitempty"`     // Primary or Secondary
 	PeerRole   string `json:"peerRole,omitempty"`
 	Disk       string `json:"disk,omitempty"` // UpToDate, Inconsistent, Outdated, Diskless …
 	PeerDisk   string `json:"peerDisk,omitempty"`

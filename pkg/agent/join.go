@@ -32,7 +32,8 @@ func (n *Node) join(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	keys, err := n.ganeti().HostKeys()
+	// By these the master knows this machine again, after a power cut too.
+	keys, err := n.ganeti().OwnKeys()
 	if err != nil {
 		return err
 	}

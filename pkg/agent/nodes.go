@@ -33,11 +33,11 @@ func (n *Node) nodesDone(context.Context) (bool, error) {
 	if master, err := n.master(); !master || err != nil {
 		return err == nil, err
 	}
-	missing, err := n.missingNodes()
+	l, err := n.ledger()
 	if err != nil {
 		return false, err
 	}
-	l, err := n.ledger()
+	missing, err := n.missingNodes(l)
 	if err != nil {
 		return false, err
 	}
@@ -87,7 +87,7 @@ func (n *Node) nodesDo(ctx context.Context) error {
 				return fmt.Errorf("cannot take %s into the cluster: %w", c.Host, err)
 			}
 		}
-		missing, err := n.missingNodes()
+		missing, err := n.missingNodes(e.ledger)
 		if err != nil || len(missing) == 0 {
 			return err
 		}
@@ -113,15 +113,26 @@ func (n *Node) awaited(missing []*site.Host) error {
 	return &Waiting{For: strings.Join(names, " and ") + " to join"}
 }
 
-// missingNodes are the site's nodes that are not in the cluster.
-func (n *Node) missingNodes() ([]*site.Host, error) {
+// missingNodes are the site's nodes that are not in the cluster, and those that
+// an admin lets join once more.
+func (n *Node) missingNodes(l *enrol.Ledger) ([]*site.Host, error) {
 	c, err := n.ganeti().Config()
 	if err != nil {
 		return nil, err
 	}
+	again := make(map[string]bool)
+	if l != nil {
+		entries, err := l.Entries()
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			again[e.Host] = e.ByAdmin && e.State != enrol.StateJoined && e.Left > 0
+		}
+	}
 	var list []*site.Host
 	for _, h := range n.others() {
-		if _, in := c.Node(n.Site.FQDN(h.Name)); !in {
+		if _, in := c.Node(n.Site.FQDN(h.Name)); !in || again[h.Name] {
 			list = append(list, h)
 		}
 	}
@@ -141,7 +152,7 @@ func (n *Node) ledger() (*enrol.Ledger, error) {
 	if n.enrolment != nil {
 		return n.enrolment.ledger, nil
 	}
-	o := enrol.LedgerOptions{Window: n.joinWindow(), Uptime: n.Uptime}
+	o := n.ledgerOptions()
 	credential, err := enrol.ReadCredential(n.path(enrol.File))
 	switch {
 	case err == nil:
@@ -151,16 +162,12 @@ func (n *Node) ledger() (*enrol.Ledger, error) {
 	case !n.exists(enrol.LedgerFile):
 		return nil, nil
 	}
-	for _, h := range n.Site.Hosts {
-		if !inCluster(n.Site, &h) {
-			o.Others = append(o.Others, h.Name)
-			continue
-		}
-		if h.Name != n.Host.Name {
-			o.Hosts = append(o.Hosts, enrol.Host{Name: h.Name, FQDN: n.Site.FQDN(h.Name), Addresses: []netip.Addr{h.Addresses[n.between(&h)]}})
-		}
-	}
 	return enrol.OpenLedger(n.path(enrol.LedgerFile), o)
+}
+
+// enrolHost is a node as enrolment knows it: by the address that it calls from.
+func (n *Node) enrolHost(h *site.Host) enrol.Host {
+	return enrol.Host{Name: h.Name, FQDN: n.Site.FQDN(h.Name), Addresses: []netip.Addr{h.Addresses[n.between(h)]}}
 }
 
 // serve starts to listen for nodes, once.
@@ -295,5 +302,11 @@ func (n *Node) takeIn(ctx context.Context, c enrol.Claim) error {
 		return err
 	}
 	n.say("%s is in the cluster", h.Name)
-	return n.enrolment.ledger.Joined(h.Name)
+	if err := n.enrolment.ledger.Joined(h.Name); err != nil {
+		return err
+	}
+	if o.Readd {
+		return n.mirror(ctx, o.Name)
+	}
+	return nil
 }

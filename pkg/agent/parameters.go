@@ -37,7 +37,7 @@ func (n *Node) parametersLeft(ctx context.Context) (ganeti.Parameters, error) {
 		return ganeti.Parameters{}, err
 	}
 	cpu := c.KVM["cpu_type"]
-	if n.Site.Cluster.CPU != "" || c.Instances == 0 || cpu == "" {
+	if n.Site.Cluster.CPU != "" || len(c.Instances) == 0 || cpu == "" {
 		// Instances that run keep what they were started with, and could not move.
 		if cpu, err = n.cpuModel(n.otherFlags()); err != nil {
 			return ganeti.Parameters{}, err

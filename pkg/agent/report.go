@@ -136,8 +136,10 @@ func report(ctx context.Context, o ReportOptions, st *State) *Report {
 // looker fills in a report.
 type looker struct {
 	ReportOptions
-	n *Node
-	r *Report
+	n      *Node
+	r      *Report
+	me     string         // full name of this machine
+	config *ganeti.Config // nil on a node that has none
 
 	mu sync.Mutex // for r.NotRead
 }
@@ -157,7 +159,7 @@ func (l *looker) look(ctx context.Context) {
 		if l.r.Cluster.Role == RoleMaster {
 			l.r.Enrolment = l.enrolment()
 		}
-		l.r.DRBD = part(ctx, l, "drbd", func(context.Context) (*DRBD, error) { return l.n.drbd() })
+		l.r.DRBD = part(ctx, l, "drbd", func(context.Context) (*DRBD, error) { return l.drbd() })
 		if l.Runner != nil {
 			wait.Go(func() { l.r.VolumeGroup = l.group(ctx) })
 		}
@@ -214,13 +216,12 @@ func (l *looker) cluster() *ClusterView {
 	}
 	v := &ClusterView{Name: told.Name, Master: told.Master, Instances: len(told.Instances)}
 	nodes := told.Nodes
-	me := l.r.Host
-	if me == "" {
-		me = l.n.oneLine("proc/sys/kernel/hostname")
+	if l.me = l.r.Host; l.me == "" {
+		l.me = l.n.oneLine("proc/sys/kernel/hostname")
 	}
-	if slices.Contains(told.Candidates, me) || told.Master == me {
+	if slices.Contains(told.Candidates, l.me) || told.Master == l.me {
 		if c := l.configuration(); c != nil {
-			v.Serial, v.Instances, nodes = c.Serial, c.Instances, c.Nodes
+			v.Serial, v.Instances, nodes, l.config = c.Serial, len(c.Instances), c.Nodes, c
 			if c.Master != "" {
 				v.Master = c.Master
 			}
@@ -232,7 +233,7 @@ func (l *looker) cluster() *ClusterView {
 		if node.Secondary != node.Primary {
 			nv.Secondary = node.Secondary
 		}
-		if node.Name == me {
+		if node.Name == l.me {
 			v.Role = nv.Role
 		}
 		v.Nodes = append(v.Nodes, nv)
@@ -310,11 +311,32 @@ func (l *looker) enrolment() []Admission {
 	}
 	var list []Admission
 	for _, e := range entries {
-		if e.State != enrol.StateJoined {
+		in := slices.ContainsFunc(l.r.Cluster.Nodes, func(v NodeView) bool { return strings.HasPrefix(v.Name, e.Host+".") })
+		// A ledger that an admin opened after a takeover does not know who joined
+		// before.
+		if over := e.Left <= 0; e.State != enrol.StateJoined && !(in && over) {
 			list = append(list, Admission{e.Host, string(e.State), int64(e.Left / time.Second), e.ByAdmin})
 		}
 	}
 	return list
+}
+
+// drbd has the instances' names where the configuration is known.
+func (l *looker) drbd() (*DRBD, error) {
+	d, err := l.n.drbd()
+	if err != nil || d == nil || l.config == nil {
+		return d, err
+	}
+	for _, i := range l.config.Instances {
+		for _, minor := range i.Minors[l.me] {
+			for k := range d.Minors {
+				if m := &d.Minors[k]; m.Minor == minor && m.Configured() {
+					m.Instance = i.Name
+				}
+			}
+		}
+	}
+	return d, nil
 }
 
 func (l *looker) group(ctx context.Context) *VolumeGroup {

@@ -25,7 +25,8 @@ const reportConfig = `{"serial_no": 42, "cluster": {"cluster_name": "cluster.lab
   "nodes": {"u1": {"name": "node1.lab.example", "primary_ip": "192.168.50.11", "secondary_ip": "10.101.200.11", "master_candidate": true},
     "u2": {"name": "node2.lab.example", "primary_ip": "192.168.50.12", "secondary_ip": "10.101.200.12", "master_candidate": true},
     "u3": {"name": "node3.lab.example", "primary_ip": "192.168.50.13", "secondary_ip": "192.168.50.13", "master_candidate": true, "drained": true}},
-  "instances": {"i1": {}}}`
+  "instances": {"i1": {"name": "web.lab.example", "primary_node": "u1", "admin_state": "up", "disks": ["d1"]}},
+  "disks": {"d1": {"dev_type": "drbd", "logical_id": ["u1", "u2", 11000, 0, 12, "secret"]}}}`
 
 // reportFiles are those of a node of the cluster.
 func reportFiles(host string) map[string]string {
@@ -128,6 +129,12 @@ func TestReportMaster(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// One that the ledger has no credential for: of a cluster that was taken over.
+	_, err = enrol.OpenLedger(filepath.Join(root, enrol.LedgerFile), enrol.LedgerOptions{Uptime: up,
+		Hosts: []enrol.Host{{Name: "node2", FQDN: "node2.lab.example"}, {Name: "node5", FQDN: "node5.lab.example"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		human, document := reportText(t, ReportOptions{Root: root, Runner: healthy(), Ask: true, Superuser: true, Dial: dialReport, Uptime: up})
@@ -148,13 +155,14 @@ node3.lab.example  192.168.50.13  -              drained    NO ANSWER: no answer
 
 Not in the cluster yet:
   node4: may join within 23h0m0s of running
+  node5: its time to join is over; when it is there: sci-agent join node5
 
 DRBD 8.4.11: 2 disks mirrored: 1 UpToDate, 1 being synchronised
 
-MINOR  CONNECTION    ROLE/PEER          DISK/PEER              DIFFERS BY  PROGRESS
-0      Connected     Primary/Secondary  UpToDate/UpToDate      0           -
-1      SyncSource    Primary/Secondary  UpToDate/Inconsistent  707.1 MiB   11.9 %, 35s left
-12     Unconfigured  -                  -                      -           -
+MINOR  INSTANCE         CONNECTION    ROLE/PEER          DISK/PEER              DIFFERS BY  PROGRESS
+0      web.lab.example  Connected     Primary/Secondary  UpToDate/UpToDate      0           -
+1      -                SyncSource    Primary/Secondary  UpToDate/Inconsistent  707.1 MiB   11.9 %, 35s left
+12     -                Unconfigured  -                  -                      -           -
 
 Volume group xenvg: 100.0 GiB, 60.0 GiB of them free
 Time: 0.000013 s fast of 192.168.50.1 (stratum 3)
@@ -165,7 +173,7 @@ Time: 0.000013 s fast of 192.168.50.1 (stratum 3)
 		}
 		for key, want := range map[string]string{
 			"state": `"ready"`, "host": `"node1.lab.example"`,
-			"enrolment":   `[{"host":"node4","state":"open","leftSeconds":82800}]`,
+			"enrolment":   `[{"host":"node4","state":"open","leftSeconds":82800},{"host":"node5","state":"open","leftSeconds":0}]`,
 			"volumeGroup": `{"name":"xenvg","sizeBytes":107374182400,"freeBytes":64424509440}`,
 			"clock":       `{"synchronised":true,"source":"192.168.50.1","stratum":3,"offsetSeconds":0.0000125}`,
 			"notRead":     "",

@@ -102,7 +102,7 @@ func (d *DRBD) print(b *strings.Builder) {
 	}
 	b.WriteByte('\n')
 	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(t, "MINOR\tCONNECTION\tROLE/PEER\tDISK/PEER\tDIFFERS BY\tPROGRESS")
+	_, _ = fmt.Fprintln(t, "MINOR\tINSTANCE\tCONNECTION\tROLE/PEER\tDISK/PEER\tDIFFERS BY\tPROGRESS")
 	for _, m := range d.Minors {
 		roles, disks, differs, progress := "-", "-", "-", "-"
 		if m.Role != "" {
@@ -111,7 +111,7 @@ func (d *DRBD) print(b *strings.Builder) {
 		if m.Sync != nil {
 			progress = m.Sync.String()
 		}
-		_, _ = fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\n", m.Minor, m.Connection, roles, disks, differs, progress)
+		_, _ = fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Minor, dash(m.Instance), m.Connection, roles, disks, differs, progress)
 	}
 	_ = t.Flush()
 }

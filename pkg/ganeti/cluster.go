@@ -1,6 +1,7 @@
 package ganeti
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -91,10 +92,18 @@ func (c *Cluster) Up(ctx context.Context, master bool) (bool, error) {
 	return true, nil
 }
 
-// Start starts the daemons that this node should run, and those again that
-// run already: instances go on meanwhile.
-func (c *Cluster) Start(ctx context.Context) error {
-	_, err := c.command(ctx, "systemctl", "restart", "ganeti.service")
+// Start starts the daemons that this node should run. Where the system's own
+// start of them came to its end without all of them, they are started anew:
+// instances go on meanwhile.
+func (c *Cluster) Start(ctx context.Context, master bool) error {
+	const unit = "ganeti.service"
+	if _, err := c.command(ctx, "systemctl", "start", unit); err != nil {
+		return err
+	}
+	if up, err := c.Up(ctx, master); err != nil || up {
+		return err
+	}
+	_, err := c.command(ctx, "systemctl", "restart", unit)
 	return err
 }
 
@@ -135,8 +144,8 @@ func (c *Cluster) Init(ctx context.Context, o InitOptions) error {
 // Reset removes what an initialisation that was cut off left on this machine.
 // The caller knows that it was: a cluster of this machine alone, never used.
 func (c *Cluster) Reset(ctx context.Context) error {
-	if cfg, err := c.Config(); err == nil && (len(cfg.Nodes) > 1 || cfg.Instances > 0) {
-		return fmt.Errorf("cannot clear /%s: it holds a cluster of %d nodes and %d instances", DataDir, len(cfg.Nodes), cfg.Instances)
+	if cfg, err := c.Config(); err == nil && (len(cfg.Nodes) > 1 || len(cfg.Instances) > 0) {
+		return fmt.Errorf("cannot clear /%s: it holds a cluster of %d nodes and %d instances", DataDir, len(cfg.Nodes), len(cfg.Instances))
 	}
 	if _, err := c.command(ctx, daemonUtil, "stop-all"); err != nil {
 		return err
@@ -165,13 +174,26 @@ func (c *Cluster) Redistribute(ctx context.Context) error {
 // SSH runs a command on another node of the cluster, as Ganeti does: as root,
 // with the cluster's host key.
 func (c *Cluster) SSH(ctx context.Context, node, command string) ([]byte, error) {
+	return c.ssh(ctx, node, command, nil)
+}
+
+// Send writes a file on another node that root alone may read: beside, and
+// renamed.
+func (c *Cluster) Send(ctx context.Context, node, name string, data []byte) error {
+	tmp := name + ".sci-new"
+	_, err := c.ssh(ctx, node, "umask 077 && cat >"+tmp+" && sync "+tmp+" && mv "+tmp+" "+name, bytes.NewReader(data))
+	return err
+}
+
+func (c *Cluster) ssh(ctx context.Context, node, command string, in io.Reader) ([]byte, error) {
 	name, err := c.Name()
 	if err != nil {
 		return nil, err
 	}
-	return c.command(ctx, "ssh", "-q", "-4", "-oBatchMode=yes", "-oStrictHostKeyChecking=yes", "-oConnectTimeout=20",
-		"-oGlobalKnownHostsFile=/"+DataDir+"/known_hosts", "-oUserKnownHostsFile=/dev/null", "-oCheckHostIP=no",
-		"-oHostKeyAlias="+name, "root@"+node, command)
+	argv := []string{"ssh", "-q", "-4", "-oBatchMode=yes", "-oStrictHostKeyChecking=yes", "-oConnectTimeout=20",
+		"-oGlobalKnownHostsFile=/" + DataDir + "/known_hosts", "-oUserKnownHostsFile=/dev/null", "-oCheckHostIP=no",
+		"-oHostKeyAlias=" + name, "root@" + node, command}
+	return c.Runner.Run(ctx, run.Cmd{Argv: argv, Log: c.Log, Stdin: in})
 }
 
 // maxFile bounds the files that are read here, in bytes. The configuration of

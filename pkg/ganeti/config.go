@@ -19,8 +19,31 @@ type Config struct {
 	KVM         map[string]string
 	DRBD        map[string]string
 	ReservedLVs []string
-	Nodes       []Node // by name
-	Instances   int
+	Nodes       []Node     // by name
+	Instances   []Instance // by name
+}
+
+// Instance is one instance of the cluster.
+type Instance struct {
+	Name    string // full name
+	Primary string // full name of the node that it runs on
+	// Secondaries are the other nodes of its mirrored disks; none for plain ones.
+	Secondaries []string
+	Up          bool // it is to run
+	// Minors are the DRBD minors of its disks by node.
+	Minors map[string][]int
+}
+
+// On are the instances that run on a node, and those that have a mirror there.
+func (c *Config) On(node string) (primary, secondary []Instance) {
+	for _, i := range c.Instances {
+		if i.Primary == node {
+			primary = append(primary, i)
+		} else if slices.Contains(i.Secondaries, node) {
+			secondary = append(secondary, i)
+		}
+	}
+	return primary, secondary
 }
 
 // Node is one node of the cluster.
@@ -93,7 +116,16 @@ type configData struct {
 		Offline   bool   `json:"offline"`
 		Drained   bool   `json:"drained"`
 	} `json:"nodes"`
-	Instances map[string]json.RawMessage `json:"instances"`
+	Instances map[string]struct {
+		Name    string   `json:"name"`
+		Primary string   `json:"primary_node"`
+		Disks   []string `json:"disks"`
+		Admin   string   `json:"admin_state"`
+	} `json:"instances"`
+	Disks map[string]struct {
+		Type string            `json:"dev_type"`
+		ID   []json.RawMessage `json:"logical_id"`
+	} `json:"disks"`
 }
 
 func parseConfig(data []byte) (*Config, error) {
@@ -105,15 +137,45 @@ func parseConfig(data []byte) (*Config, error) {
 		return nil, errors.New("cannot read Ganeti's configuration: no cluster_name or no serial_no")
 	}
 	c := &Config{
-		Serial: d.Serial, Name: d.Cluster.Name, ReservedLVs: d.Cluster.ReservedLVs, Instances: len(d.Instances),
+		Serial: d.Serial, Name: d.Cluster.Name, ReservedLVs: d.Cluster.ReservedLVs,
 		KVM: texts(d.Cluster.HVParams["kvm"]), DRBD: texts(d.Cluster.DiskParams["drbd"]),
 		Master: d.Nodes[d.Cluster.Master].Name,
 	}
 	for _, n := range d.Nodes {
 		c.Nodes = append(c.Nodes, Node(n))
 	}
+	for id := range d.Instances {
+		c.Instances = append(c.Instances, d.instance(id))
+	}
+	slices.SortFunc(c.Instances, func(a, b Instance) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(c.Nodes, func(a, b Node) int { return strings.Compare(a.Name, b.Name) })
 	return c, nil
+}
+
+// instance puts an instance and its disks together. The logical id of a DRBD
+// disk is: two nodes, a port, their minors, a secret.
+func (d *configData) instance(id string) Instance {
+	in := d.Instances[id]
+	i := Instance{Name: in.Name, Primary: d.Nodes[in.Primary].Name, Up: in.Admin == "up", Minors: make(map[string][]int)}
+	for _, disk := range in.Disks {
+		l := d.Disks[disk]
+		if l.Type != "drbd" || len(l.ID) < 5 {
+			continue
+		}
+		for k := range 2 {
+			var node string
+			var minor int
+			if json.Unmarshal(l.ID[k], &node) != nil || json.Unmarshal(l.ID[3+k], &minor) != nil {
+				continue
+			}
+			name := d.Nodes[node].Name
+			i.Minors[name] = append(i.Minors[name], minor)
+			if node != in.Primary && !slices.Contains(i.Secondaries, name) {
+				i.Secondaries = append(i.Secondaries, name)
+			}
+		}
+	}
+	return i
 }
 
 func texts(m map[string]scalar) map[string]string {

@@ -68,7 +68,11 @@ const config = `{
     "u2": {"name": "node2.lab.example", "primary_ip": "192.168.50.12", "secondary_ip": "10.101.200.12", "master_candidate": true, "offline": false, "drained": false},
     "u1": {"name": "node1.lab.example", "primary_ip": "192.168.50.11", "secondary_ip": "10.101.200.11", "master_candidate": true, "offline": false, "drained": false}
   },
-  "instances": {"i1": {"name": "sci.lab.example"}}
+  "instances": {"i1": {"name": "sci.lab.example", "primary_node": "u1", "admin_state": "up", "disks": ["d1", "d2"]}},
+  "disks": {
+    "d1": {"dev_type": "drbd", "logical_id": ["u1", "u2", 11000, 0, 3, "secret"]},
+    "d2": {"dev_type": "plain", "logical_id": ["xenvg", "x"]}
+  }
 }`
 
 func TestConfig(t *testing.T) {
@@ -78,7 +82,9 @@ func TestConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &Config{
-		Serial: 17, Name: "cluster.lab.example", Master: "node1.lab.example", Instances: 1,
+		Serial: 17, Name: "cluster.lab.example", Master: "node1.lab.example",
+		Instances: []Instance{{"sci.lab.example", "node1.lab.example", []string{"node2.lab.example"}, true,
+			map[string][]int{"node1.lab.example": {0}, "node2.lab.example": {3}}}},
 		KVM:         map[string]string{"cpu_type": "Nehalem", "serial_console": "true", "migration_bandwidth": "100", "kernel_path": "", "vga": ""},
 		DRBD:        map[string]string{"resync-rate": "61440", "net-custom": "", "dynamic-resync": "false"},
 		ReservedLVs: []string{"xenvg/swap", "xenvg/root"},
@@ -164,7 +170,7 @@ func TestInit(t *testing.T) {
 
 func TestReset(t *testing.T) {
 	files := map[string]string{
-		"var/lib/ganeti/config.data":         strings.Replace(config, `"i1": {"name": "sci.lab.example"}`, "", 1),
+		"var/lib/ganeti/config.data":         config,
 		"var/lib/ganeti/ssconf_cluster_name": "cluster.lab.example\n",
 		"var/lib/ganeti/server.pem":          "x",
 		"var/lib/ganeti/queue/job-1":         "x",
@@ -195,6 +201,7 @@ func TestAddNode(t *testing.T) {
 	f := &fake{}
 	c := newCluster(t, f, map[string]string{
 		"etc/ssh/ssh_host_ed25519_key.pub": "ssh-ed25519 MASTER root@node1\n",
+		"etc/ssh/ssh_host_rsa_key.pub":     "ssh-rsa MASTER root@node1\n",
 		"var/lib/ganeti/known_hosts":       "cluster.lab.example ssh-rsa CLUSTER\nnode2.lab.example ssh-ed25519 STALE\n",
 		"var/lib/ganeti/ganeti_pub_keys":   "u1 ssh-rsa ONE\nnode2.lab.example ssh-rsa STALE\n",
 	})
@@ -210,7 +217,7 @@ func TestAddNode(t *testing.T) {
 	if diff := cmp.Diff(want, f.calls); diff != "" {
 		t.Errorf("commands (-want +got):\n%s", diff)
 	}
-	if got, want := read(t, c, "known_hosts"), "cluster.lab.example ssh-rsa CLUSTER\nnode2.lab.example ssh-ed25519 TWO\nnode2.lab.example ssh-ed25519 MASTER\n"; got != want {
+	if got, want := read(t, c, "known_hosts"), "cluster.lab.example ssh-rsa CLUSTER\nnode2.lab.example ssh-ed25519 TWO\nnode2.lab.example ssh-rsa MASTER\n"; got != want {
 		t.Errorf("known_hosts = %q, want %q", got, want)
 	}
 	if got, want := read(t, c, "ganeti_pub_keys"), "u1 ssh-rsa ONE\n"; got != want {

@@ -59,8 +59,13 @@ func (c *Cluster) expectKeys(node string, keys []string) error {
 	if err != nil {
 		return err
 	}
-	for _, k := range append(append([]string(nil), keys...), own...) {
+	for _, k := range keys {
 		lines = append(lines, node+" "+k)
+	}
+	for _, k := range own {
+		if !ownKind(k) {
+			lines = append(lines, node+" "+k)
+		}
 	}
 	return c.rewrite("known_hosts", func(line string) bool { return firstField(line) != node }, lines)
 }

@@ -1,7 +1,9 @@
 package ganeti
 
 import (
+	"errors"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -27,3 +29,19 @@ func hostKeys(root string) ([]string, error) {
 
 // HostKeys are the public SSH host keys of this machine, "ssh-ed25519 AAAA…".
 func (c *Cluster) HostKeys() ([]string, error) { return hostKeys(c.Root) }
+
+// OwnKeys are those of HostKeys that stay this machine's own: of the other kinds
+// Ganeti gives all nodes the master's, so that one key stands for the cluster.
+func (c *Cluster) OwnKeys() ([]string, error) {
+	keys, err := hostKeys(c.Root)
+	if err != nil {
+		return nil, err
+	}
+	keys = slices.DeleteFunc(keys, func(k string) bool { return !ownKind(k) })
+	if len(keys) == 0 {
+		return nil, errors.New("this machine has no SSH host key of type ssh-ed25519: ssh-keygen -A makes one")
+	}
+	return keys, nil
+}
+
+func ownKind(key string) bool { return strings.HasPrefix(key, "ssh-ed25519 ") }

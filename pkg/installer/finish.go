@@ -253,11 +253,11 @@ func room(dir string, n int64) error {
 	return nil
 }
 
-// copyFile copies n bytes in pieces, so that ctx can stop it, and renames at
-// the end.
+// copyFile copies n bytes into a file for root alone, in pieces, so that ctx can
+// stop it, and renames at the end.
 func copyFile(ctx context.Context, name string, src io.Reader, n int64) (err error) {
 	tmp := name + ".part"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}

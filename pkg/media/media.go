@@ -184,7 +184,8 @@ func Tree(o Options) (*tree.Tree, *iso.Options, error) {
 		return nil, nil, err
 	}
 	id := mediumID(o)
-	o.Initrd.Path = InitrdPath
+	// It holds what only root of a node should read in its copy of the medium.
+	o.Initrd.Path, o.Initrd.Mode = InitrdPath, 0o600
 	files := &adder{tree: t}
 	files.entry(o.Initrd)
 	files.bytes(KernelPath, o.Kernel)

@@ -1,0 +1,53 @@
+package ganeti
+
+import (
+	"context"
+	"strings"
+)
+
+// AskMaster asks Ganeti for the full name of the master, which it takes from
+// this node's files.
+func (c *Cluster) AskMaster(ctx context.Context) (string, error) {
+	out, err := c.command(ctx, "gnt-cluster", "getmaster")
+	return strings.TrimSpace(string(out)), err
+}
+
+// TakeOver makes this node the master. alone: do not ask the other nodes, for
+// there are not enough left to make a majority; the caller knows that the old
+// master is off.
+func (c *Cluster) TakeOver(ctx context.Context, alone bool) error {
+	argv := []string{"gnt-cluster", "master-failover"}
+	if alone {
+		argv = append(argv, "--no-voting", "--yes-do-it")
+	} else {
+		argv = append(argv, "--ignore-offline-nodes")
+	}
+	_, err := c.command(ctx, argv...)
+	return err
+}
+
+// Offline tells the cluster that a node is off, and lets another become a
+// candidate in its place.
+func (c *Cluster) Offline(ctx context.Context, node string) error {
+	_, err := c.command(ctx, "gnt-node", "modify", "--offline=yes", "--auto-promote", node)
+	return err
+}
+
+// Failover starts an instance on its other node, although its first one does
+// not answer. DRBD refuses a copy that it knows to be old.
+func (c *Cluster) Failover(ctx context.Context, instance string) error {
+	_, err := c.command(ctx, "gnt-instance", "failover", "-f", "--ignore-consistency", instance)
+	return err
+}
+
+// ActivateDisks connects both sides of an instance's disks.
+func (c *Cluster) ActivateDisks(ctx context.Context, instance string) error {
+	_, err := c.command(ctx, "gnt-instance", "activate-disks", instance)
+	return err
+}
+
+// ReplaceSecondary makes the disks of an instance on its other node anew.
+func (c *Cluster) ReplaceSecondary(ctx context.Context, instance string) error {
+	_, err := c.command(ctx, "gnt-instance", "replace-disks", "--on-secondary", instance)
+	return err
+}
