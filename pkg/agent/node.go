@@ -65,7 +65,14 @@ func (n *Node) Steps() []Step {
 		{Name: "apt", Done: n.aptDone, Do: n.aptDo},
 	}
 	// Who it is said to be decides on the plan, who it is the first step.
-	if s, h, err := n.claimed(); err == nil && inCluster(s, h) {
+	s, h, err := n.claimed()
+	if err != nil {
+		return steps
+	}
+	if n.metricsPlanned(s) {
+		steps = append(steps, Step{Name: "metrics", Done: n.metricsDone, Do: n.metricsDo})
+	}
+	if inCluster(s, h) {
 		steps = append(steps, n.clusterSteps()...)
 	}
 	return steps
