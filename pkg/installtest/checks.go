@@ -222,7 +222,7 @@ func (r *run) collect(ctx context.Context, sh *vm.Shell, name string) {
 		}
 		path := filepath.Join(r.o.ReportDir, r.name(l.file))
 		if err := os.WriteFile(path, []byte(out), 0o644); err == nil {
-			r.report.collect(path)
+			r.report.Log(path)
 		}
 	}
 }

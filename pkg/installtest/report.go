@@ -318,7 +318,8 @@ func (r *Report) took(machine string, cpu time.Duration) {
 	r.CPU = append(r.CPU, MachineTime{machine, cpu})
 }
 
-func (r *Report) collect(path string) {
+// Log has the page show the end of a file in the report's directory.
+func (r *Report) Log(path string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.collected = append(r.collected, path)

@@ -134,6 +134,6 @@ func (s *Session) Keep(name, text string) error {
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		return err
 	}
-	s.r.report.collect(path)
+	s.r.report.Log(path)
 	return nil
 }
