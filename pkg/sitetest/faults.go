@@ -325,6 +325,10 @@ func takeover(ctx context.Context, s *Site) error {
 		return s.withLogs(ctx, tr, err)
 	}
 	lost, survivor := tr.master, tr.other
+	err = s.refused(ctx, survivor, lost, tr, "sci-agent takeover is refused while "+lost.host.Name+" lives, whatever one says", " --powered-off '"+lost.host.Name+"'", "is alive")
+	if err != nil {
+		return err
+	}
 	before, sum, err := tr.mark(ctx, survivor)
 	if err == nil {
 		err = s.pause(ctx, 5*time.Second, time.Minute, "the power of "+lost.host.Name+" fails for good")
@@ -339,7 +343,10 @@ func takeover(ctx context.Context, s *Site) error {
 	lost.session.PowerCut()
 	tr.master, tr.other = survivor, lost
 	for _, step := range []func() error{
-		func() error { return s.refused(ctx, survivor, lost, tr) },
+		func() error { return s.noticed(ctx, survivor) },
+		func() error {
+			return s.refused(ctx, survivor, lost, tr, "sci-agent takeover is refused as long as nobody says that "+lost.host.Name+" is off", "", "--powered-off")
+		},
 		func() error { return s.takenOver(ctx, survivor, lost, tr) },
 		func() error { return s.nothingLost(ctx, tr, last) },
 		func() error { return tr.kept(ctx, "takeover", survivor, before, sum) },
@@ -378,33 +385,27 @@ func (s *Site) lastRecords(ctx context.Context, tr *trial, from *node) (status, 
 	return last, err
 }
 
-// refused has the survivor take over without a word about the other node's
-// power, as it must not.
-func (s *Site) refused(ctx context.Context, survivor, lost *node, tr *trial) error {
-	begun := time.Now()
-	survivor.session.Phase("takeover")
-	err := s.ask(ctx, survivor, installtest.Question{
-		Name: "sci-agent takeover is refused", Want: "a status other than 0, nothing changed, since " + lost.host.Name + " may be alive",
-		Script: refusedScript(tr.name), FailOK: true, Judge: refusal(tr.fqdn(lost)),
+// refused has the survivor take over, as it must not. It must say why, with these
+// words.
+func (s *Site) refused(ctx context.Context, survivor, lost *node, tr *trial, name, arguments, words string) error {
+	survivor.session.Phase("takeover refused")
+	return s.ask(ctx, survivor, installtest.Question{
+		Name: name, Want: fmt.Sprintf("a status other than 0, a reason (%q), nothing changed", words),
+		Script: refusedScript(arguments, tr.name), FailOK: true, Judge: refusal(tr.fqdn(lost), words),
 	})
-	if err != nil {
-		return err
-	}
-	_, err = s.line(ctx, survivor, begun, "the console of "+survivor.host.Name+" says that it was refused", "^REFUSED")
-	return err
 }
 
 // refusedScript prints the status last, behind what must be as it was.
-func refusedScript(instance string) string {
-	return fmt.Sprintf(`sci-agent takeover 2>&1
+func refusedScript(arguments, instance string) string {
+	return fmt.Sprintf(`sci-agent takeover%s 2>&1
 status=$?
 echo "status: $status"
 echo "master: $(cat /var/lib/ganeti/ssconf_master_node)"
-echo "instances: $(%s | wc -l)"`, processes(instance))
+echo "instances: $(%s | wc -l)"`, arguments, processes(instance))
 }
 
 // refusal judges refusedScript.
-func refusal(master string) func(string) string {
+func refusal(master, words string) func(string) string {
 	return func(out string) string {
 		v := fields(out)
 		said, _, _ := strings.Cut(out, "status: ")
@@ -413,12 +414,8 @@ func refusal(master string) func(string) string {
 			return "it did not come to its end"
 		case v["status"] == "0":
 			return "the status is 0"
-		case v["status"] == "127" || v["status"] == "2" && strings.Contains(said, "unknown command"):
-			return "there is no such command"
-		case strings.TrimSpace(said) == "":
-			return "it does not say why"
-		case !strings.Contains(said, "powered-off"):
-			return "it does not say how to tell it that the other node is powered off"
+		case !strings.Contains(said, words):
+			return fmt.Sprintf("it does not say why: %q is not in what it says", words)
 		case v["master"] != master:
 			return "the master is " + v["master"] + " now"
 		case v["instances"] != "0":
@@ -599,10 +596,17 @@ func (s *Site) letInAgain(ctx context.Context, survivor, lost *node) error {
 	if err != nil {
 		return err
 	}
-	return s.check(ctx, lost.host.Name+" is in the cluster again", "a line \"sci-agent: ready\"", s.o.Limits.Ready, func(ctx context.Context) (string, error) {
-		said, err := lost.session.Await(ctx, begun, regexp.MustCompile("^ready"))
-		return said.Text, err
-	})
+	// The agents of both go through their plans again.
+	for _, n := range []*node{lost, survivor} {
+		err := s.check(ctx, n.host.Name+" gets ready again", "a line \"sci-agent: ready\"", s.o.Limits.Ready, func(ctx context.Context) (string, error) {
+			said, err := n.session.Await(ctx, begun, regexp.MustCompile("^ready"))
+			return said.Text, err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // inSync waits until each disk of a node has two copies that are the same.
@@ -684,13 +688,7 @@ func (s *Site) cutBackbone(ctx context.Context, tr *trial) error {
 	s.cut("backbone", true)
 	defer s.cut("backbone", false)
 	tr.master.session.Phase("the backbone is cut")
-	if err := s.until(ctx, s.name, s.o.Limits.Guest, "DRBD notices it", "no device is connected", func(ctx context.Context) (string, error) {
-		out, err := tr.master.session.Run(ctx, "cat /proc/drbd")
-		if err == nil {
-			err = disconnected(out)
-		}
-		return out, err
-	}); err != nil {
+	if err := s.noticed(ctx, tr.master); err != nil {
 		return err
 	}
 	if err := s.pause(ctx, 30*time.Second, 2*time.Minute, "the backbone is mended"); err != nil {
@@ -712,6 +710,17 @@ func (s *Site) cutBackbone(ctx context.Context, tr *trial) error {
 	}
 	_, err = s.verified(ctx)
 	return err
+}
+
+// noticed waits until DRBD has noticed that the other side is gone.
+func (s *Site) noticed(ctx context.Context, on *node) error {
+	return s.until(ctx, s.name, s.o.Limits.Guest, "DRBD notices it", "no device is connected", func(ctx context.Context) (string, error) {
+		out, err := on.session.Run(ctx, "cat /proc/drbd")
+		if err == nil {
+			err = disconnected(out)
+		}
+		return out, err
+	})
 }
 
 // syncing judges that a device is being synchronised.
