@@ -15,7 +15,7 @@ GOLANGCI_LINT_VERSION := v2.6.2
 TOOLS   := $(CURDIR)/.tools
 
 .DEFAULT_GOAL := help
-.PHONY: help iso iso-bookworm iso-image build agent guest test test-unit test-mirror test-iso test-boot test-install test-cluster reproduce bench bench-install fuzz lint vet shellcheck generate deps clean
+.PHONY: help iso iso-bookworm iso-image iso-cluster build agent guest test test-unit test-mirror test-iso test-boot test-install test-cluster reproduce bench bench-install fuzz lint vet shellcheck generate deps clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | awk -F'\t' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -48,6 +48,11 @@ iso-bookworm: build ## the same site on Debian 12
 iso-image: iso ## the same site, installed from a golden image, which is captured in QEMU
 	DIST=$(DIST) scripts/iso-image
 
+# Ganeti waits longer there for its nodes: testdata/cluster/profiles.
+iso-cluster: iso-image ## the same site for tests of the cluster in emulation
+	FROM=$(DIST)/image scripts/site-cluster $(DIST)/cluster
+	bin/sci-cd build $(DIST)/cluster/site.yaml -o $(DIST)/sci-cd-trixie-amd64-cluster.iso
+
 deps: ## what the tests need, by apt
 	scripts/deps
 
@@ -69,7 +74,7 @@ test-boot: iso iso-bookworm ## boots the ISO to the installer in QEMU, every way
 test-install: iso ## installs a node in QEMU: BIOS and UEFI, no network
 	scripts/test-install
 
-test-cluster: iso-image ## installs the site's nodes in QEMU, until they are a cluster
+test-cluster: iso-cluster ## installs the site's nodes in QEMU, until they are a cluster
 	scripts/test-cluster
 
 reproduce: build ## two builds of one site, byte for byte

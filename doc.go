@@ -58,6 +58,7 @@
 //	profiles/         the lists of packages by role
 //	overlay/          files laid over the installed system, by role
 //	docs/             for people
+//	testdata/         what the tests of the whole product are made with
 //	scripts/          what the Makefile calls
 //
 // Imports go one way: cmd, build, steps, intent, formats. The agent links none

@@ -27,6 +27,8 @@ func newTest(ui *ui, p program) *cobra.Command {
 	var bootOnly bool
 	var o installtest.Options
 	var all sitetest.Options
+	var faults bool
+	var f sitetest.FaultOptions
 	c := &cobra.Command{
 		Use:   "test ISO",
 		Short: "Install an ISO in QEMU and judge the result",
@@ -49,11 +51,17 @@ time on virtual switches, one for each network, until the agents have made a
 cluster of them, which is then questioned. --keep-disks and --disks install once
 and test often. Instances are started inside the nodes only under QEMU 10 or
 later: --qemu-root, or ` + qemuRootVariable + `, names a Debian root directory with
-one (scripts/qemu-trixie makes it).`,
+one (scripts/qemu-trixie makes it).
+
+--faults runs scenarios in which something goes wrong with the site: power cuts,
+cables, clocks, a full disk, a node lost for good, a thief. Each begins with
+copies of the disks, of machines just installed or of a cluster. --only names
+some of them, or patterns; docs/testing.md lists what each asserts. The moments of the
+faults come from --seed.`,
 		Args:              arguments(1, 1),
 		ValidArgsFunction: files("iso"),
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := testFlags(c.Flags().Changed, siteFile != ""); err != nil {
+			if err := testFlags(c.Flags().Changed, siteFile != "", faults); err != nil {
 				return err
 			}
 			var err error
@@ -82,7 +90,13 @@ one (scripts/qemu-trixie makes it).`,
 					all.Memory = o.Memory
 				}
 				all.InstallMemory = o.InstallMemory
-				return p.testSite(c.Context(), ui, siteFile, all)
+				if !faults {
+					return p.testSite(c.Context(), ui, siteFile, all, nil)
+				}
+				if _, err := f.Select(sitetest.Scenarios()); err != nil {
+					return usageError{err}
+				}
+				return p.testSite(c.Context(), ui, siteFile, all, &f)
 			}
 			if err := fillTest(&o, host); err != nil {
 				return err
@@ -107,6 +121,9 @@ one (scripts/qemu-trixie makes it).`,
 	flags.IntVar(&all.Jobs, "jobs", 0, "with --site: `N` installations at the same time (default: as processors and memory allow)")
 	flags.StringVar(&all.KeepDisks, "keep-disks", "", "with --site: keep the installed disks in `DIR`")
 	flags.StringVar(&all.Disks, "disks", "", "with --site: start from the disks in `DIR` instead of installing")
+	flags.BoolVar(&faults, "faults", false, "with --site: have things go wrong, one scenario after the other")
+	flags.StringSliceVar(&f.Only, "only", nil, "with --faults: `NAME`s or patterns of scenarios, as in takeover,cut-*-node1")
+	flags.Uint64Var(&f.Seed, "seed", 0, "with --faults: `NUMBER` that the moments of the faults come from (default: drawn, and told)")
 	return c
 }
 
@@ -188,6 +205,18 @@ func printTest(ui *ui, report *installtest.Report, dir string) error {
 			text += "skipped: " + c.Title() + ": " + c.Skipped + "\n"
 		}
 	}
+	scenarios := []map[string]any{}
+	for _, s := range report.Sections {
+		if s.Skipped != "" {
+			continue
+		}
+		word := "ok"
+		if len(report.FailedIn(s.Name)) > 0 {
+			word = "FAILED"
+		}
+		text += sitetest.Verdict(word, s) + "\n"
+		scenarios = append(scenarios, map[string]any{"name": s.Name, "result": word, "seconds": int((s.Until - s.From).Seconds())})
+	}
 	text += report.Summary() + "\n  " + page + "\n"
 	cpu := make(map[string]float64)
 	for _, m := range report.CPU {
@@ -196,6 +225,9 @@ func printTest(ui *ui, report *installtest.Report, dir string) error {
 	result := map[string]any{
 		"report": page, "junit": filepath.Join(dir, "junit.xml"), "checks": len(report.Checks),
 		"failed": failed, "seconds": int(report.Duration.Seconds()), "cpuSeconds": cpu, "peakMiB": report.PeakMemory,
+	}
+	if len(scenarios) > 0 {
+		result["scenarios"] = scenarios
 	}
 	if err := ui.result(result, "%s", text); err != nil || len(failed) == 0 {
 		return err

@@ -19,8 +19,9 @@ import (
 	"github.com/skycover/sci-cd/pkg/vm"
 )
 
-// testSite tests all machines of the site that file describes.
-func (p program) testSite(ctx context.Context, ui *ui, file string, o sitetest.Options) error {
+// testSite tests all machines of the site that file describes; with faults, if
+// they are given.
+func (p program) testSite(ctx context.Context, ui *ui, file string, o sitetest.Options, faults *sitetest.FaultOptions) error {
 	if err := fillSiteTest(&o, file); err != nil {
 		return err
 	}
@@ -36,7 +37,12 @@ func (p program) testSite(ctx context.Context, ui *ui, file string, o sitetest.O
 	}
 	o.Accel, o.Progress = accel, ui.step
 	ui.note("QEMU runs with " + string(accel) + ": " + why)
-	report, err := sitetest.Run(ctx, o)
+	var report *installtest.Report
+	if faults != nil {
+		report, err = sitetest.Faults(ctx, o, *faults)
+	} else {
+		report, err = sitetest.Run(ctx, o)
+	}
 	if err != nil {
 		return err
 	}
@@ -63,7 +69,8 @@ func fillSiteTest(o *sitetest.Options, file string) error {
 		o.Taken = append(o.Taken, n.Gateway.String())
 	}
 	if s.Cluster != nil {
-		o.Taken = append(o.Taken, s.Cluster.Address.String())
+		o.ClusterAddress = s.Cluster.Address.String()
+		o.Taken = append(o.Taken, o.ClusterAddress)
 	}
 	for _, h := range about.Hosts {
 		if h.Virtual {
@@ -165,9 +172,9 @@ func describeLine(h media.HostLine) string {
 }
 
 // testFlags checks flags that go with one host only, or with a site only.
-func testFlags(changed func(string) bool, site bool) error {
+func testFlags(changed func(string) bool, site, faults bool) error {
 	one := []string{"host", "medium", "boot-only", "like", "cut", "flip", "refused"}
-	all := []string{"jobs", "keep-disks", "disks"}
+	all := []string{"jobs", "keep-disks", "disks", "faults"}
 	for _, name := range one {
 		if site && changed(name) {
 			return usageError{fmt.Errorf("--%s goes with one host only, not with --site", name)}
@@ -176,6 +183,11 @@ func testFlags(changed func(string) bool, site bool) error {
 	for _, name := range all {
 		if !site && changed(name) {
 			return usageError{hint.New(fmt.Errorf("--%s goes with --site only", name), "add --site site.yaml")}
+		}
+	}
+	for _, name := range []string{"only", "seed"} {
+		if !faults && changed(name) {
+			return usageError{hint.New(fmt.Errorf("--%s goes with --faults only", name), "add --faults")}
 		}
 	}
 	if changed("disks") && changed("keep-disks") {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/skycover/sci-cd/pkg/enrol"
 	"github.com/skycover/sci-cd/pkg/ganeti"
+	"github.com/skycover/sci-cd/pkg/hint"
 	"github.com/skycover/sci-cd/pkg/site"
 )
 
@@ -153,7 +154,8 @@ func (n *Node) start(ctx context.Context, master bool) error {
 	if up, err := g.Up(ctx, true); err != nil || up {
 		return err
 	}
-	return &Waiting{For: "enough other nodes to be up: Ganeti starts no master without them"}
+	return hint.New(&Waiting{For: "enough other nodes to be up: Ganeti starts no master without them"},
+		"if they are gone for good: sci-agent takeover --powered-off NODE")
 }
 
 // takenOver reports whether the cluster's address is another machine's now.

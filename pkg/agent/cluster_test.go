@@ -164,13 +164,13 @@ func (n *labNode) does(argv []string) (string, error) {
 		if last == "sci-agent.service" {
 			break
 		}
-		n.start(n.text("var/lib/ganeti/ssconf_master_node") == n.name+".lab.example\n")
+		n.startDaemons(n.text("var/lib/ganeti/ssconf_master_node") == n.name+".lab.example\n")
 	case "gnt-cluster init":
 		n.put("root/.ssh/id_rsa.pub", rootKey+" root@node1\n", 0o644)
 		n.put("var/lib/ganeti/ssconf_cluster_name", last+"\n", 0o644)
 		n.put("var/lib/ganeti/ssconf_master_node", n.name+".lab.example\n", 0o644)
 		n.write(&labConfig{Serial: 1}, argv)
-		n.start(true)
+		n.startDaemons(true)
 	case "gnt-cluster modify":
 		n.write(n.config(), argv)
 	case "gnt-cluster redist-conf":
@@ -191,7 +191,9 @@ func (n *labNode) does(argv []string) (string, error) {
 		return o.text("var/lib/ganeti/config.data"), nil
 	case "gnt-cluster master-failover":
 		n.put("var/lib/ganeti/ssconf_master_node", n.name+".lab.example\n", 0o644)
-		n.start(true)
+		n.startDaemons(true)
+	case "env EXTRA_WCONFD_ARGS=--no-voting --yes-do-it":
+		n.startDaemons(true)
 	case "gnt-node modify", "gnt-instance failover", "gnt-instance activate-disks":
 	case "ping -c":
 		return "", errors.New("exit status 1")
@@ -201,7 +203,7 @@ func (n *labNode) does(argv []string) (string, error) {
 	return "", nil
 }
 
-func (n *labNode) start(master bool) {
+func (n *labNode) startDaemons(master bool) {
 	n.up["ganeti-noded"] = true
 	if master {
 		n.up["ganeti-wconfd"], n.up["ganeti-luxid"] = true, true
@@ -226,7 +228,7 @@ func (n *labNode) add(name string) error {
 	}
 	o.put("var/lib/ganeti/ssconf_node_list", "node1.lab.example\nnode2.lab.example\n", 0o644)
 	o.put("var/lib/ganeti/config.data", `{"serial_no": 1, "cluster": {"cluster_name": "stale"}}`, 0o600)
-	o.start(false)
+	o.startDaemons(false)
 	return nil
 }
 

@@ -6,14 +6,19 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
+	scicd "github.com/skycover/sci-cd"
 	"github.com/skycover/sci-cd/pkg/build"
 	"github.com/skycover/sci-cd/pkg/image"
 	"github.com/skycover/sci-cd/pkg/inspect"
 	"github.com/skycover/sci-cd/pkg/iso"
+	"github.com/skycover/sci-cd/pkg/profile"
+	"github.com/skycover/sci-cd/pkg/site"
 )
 
 // makeImage makes an image as sci-cd capture does, of a disk that no virtual
@@ -143,5 +148,108 @@ func TestGoldenImage(t *testing.T) {
 	}
 	if _, err := build.Build(t.Context(), o); err == nil || !strings.Contains(err.Error(), "cannot trust image") {
 		t.Errorf("Build with a flipped bit = %v", err)
+	}
+}
+
+// TestEmulationProfile: the site of the cluster tests takes the golden images of
+// the one that it is made from, since a profile that is no more than a script is
+// no part of an image; the script is on the medium.
+func TestEmulationProfile(t *testing.T) {
+	b := newBench(t)
+	b.write("site.yaml", strings.Replace(string(site.Example()), "release: trixie", "release: trixie\ninstall: image", 1))
+	o := b.options()
+	o.Images, o.SiteFile = filepath.Join(b.dir, "images"), "site.yaml"
+	list, err := build.Images(t.Context(), o, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	makeImage(t, list[0])
+	for _, nodes := range []string{"2", "3"} {
+		t.Run(nodes+" nodes", func(t *testing.T) {
+			// The script takes its site again, as make does at each run.
+			dir := filepath.Join(t.TempDir(), "cluster")
+			for range 2 {
+				cmd := exec.Command("../../scripts/site-cluster", dir)
+				cmd.Env = append(os.Environ(), "FROM="+b.dir, "NODES="+nodes)
+				if out, err := cmd.CombinedOutput(); err != nil {
+					t.Fatalf("scripts/site-cluster: %v\n%s", err, out)
+				}
+			}
+			s, err := profile.LoadSite(filepath.Join(dir, "site.yaml"), scicd.Profiles())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := len(s.Nodes()); strconv.Itoa(n) != nodes {
+				t.Errorf("the site has %d nodes", n)
+			}
+			o := o
+			o.Site, o.SiteFile, o.Images = s, filepath.Join(dir, "site.yaml"), filepath.Join(dir, "images")
+			o.Lock, o.Key, o.Output = filepath.Join(dir, "sci.lock"), filepath.Join(dir, "sci.key"), filepath.Join(dir, "out.iso")
+			list, err := build.Images(t.Context(), o, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(list) != 1 || !list[0].Current {
+				t.Fatalf("images: %+v; want one, current", list)
+			}
+			if _, err := build.Build(t.Context(), o); err != nil {
+				t.Fatal(err)
+			}
+			script, err := os.ReadFile("../../testdata/cluster/profiles/emulation.postinst")
+			if err != nil {
+				t.Fatal(err)
+			}
+			f, err := os.Open(o.Output)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = f.Close() }()
+			info, err := f.Stat()
+			if err != nil {
+				t.Fatal(err)
+			}
+			img, err := iso.Open(f, info.Size())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := fs.ReadFile(img.FS(), "sci/node/scripts/01-emulation"); err != nil || string(got) != string(script) {
+				t.Errorf("the script on the medium: %v\n%s", err, got)
+			}
+		})
+	}
+}
+
+// TestEmulationScript runs the profile's script over what Debian's Ganeti has.
+func TestEmulationScript(t *testing.T) {
+	script, err := filepath.Abs("../../testdata/cluster/profiles/emulation.postinst")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		summary, have, want string
+		fails               bool
+	}{
+		{"no Ganeti", "", "", false},
+		{"Debian's", "A = 1\nRPC_CONNECT_TIMEOUT = 5\n", "A = 1\nRPC_CONNECT_TIMEOUT = 60\n", false},
+		{"once more", "RPC_CONNECT_TIMEOUT = 60\n", "RPC_CONNECT_TIMEOUT = 60\n", false},
+		{"another Ganeti", "RPC_CONNECT_TIMEOUT = 7\n", "RPC_CONNECT_TIMEOUT = 7\n", true},
+	} {
+		dir := t.TempDir()
+		file := filepath.Join(dir, "usr/share/ganeti/3.1/ganeti/_constants.py")
+		if c.have != "" {
+			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, []byte(c.have), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cmd := exec.Command("sh", script)
+		cmd.Dir = dir
+		out, err := cmd.CombinedOutput()
+		got, _ := os.ReadFile(file)
+		if (err != nil) != c.fails || string(got) != c.want {
+			t.Errorf("%s: %v, %q\n%s", c.summary, err, got, out)
+		}
 	}
 }

@@ -204,16 +204,17 @@ func (r *run) askTerminal(ctx context.Context, m *vm.Machine, command string) er
 	return context.Cause(ctx)
 }
 
-// collect keeps what the system knows about itself; sh may be nil.
-func (r *run) collect(ctx context.Context, sh *vm.Shell) {
+// collect keeps what the system knows about itself, by the name of its machine;
+// sh may be nil.
+func (r *run) collect(ctx context.Context, sh *vm.Shell, name string) {
 	if sh == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for _, l := range []struct{ file, script string }{
-		{"system.journal.log", "journalctl -b --no-pager -o short-monotonic | tail -n 2000"},
-		{"system.agent.log", "journalctl -b --no-pager -u sci-agent -o short-monotonic | tail -n 500; sci-agent status; systemd-analyze blame | head -n 20"},
+		{name + ".journal.log", "journalctl -b --no-pager -o short-monotonic | tail -n 2000"},
+		{name + ".agent.log", "journalctl -b --no-pager -u sci-agent -o short-monotonic | tail -n 500; sci-agent status; systemd-analyze blame | head -n 20"},
 	} {
 		out, err := sh.Run(ctx, l.script)
 		if exit := (*vm.ExitError)(nil); err != nil && !errors.As(err, &exit) {
@@ -221,7 +222,7 @@ func (r *run) collect(ctx context.Context, sh *vm.Shell) {
 		}
 		path := filepath.Join(r.o.ReportDir, r.name(l.file))
 		if err := os.WriteFile(path, []byte(out), 0o644); err == nil {
-			r.report.collect(path)
+			r.report.Log(path)
 		}
 	}
 }

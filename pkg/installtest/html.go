@@ -22,7 +22,7 @@ func (r *Report) HTML() ([]byte, error) {
 		},
 		"clip":     clip,
 		"duration": duration,
-		"percent":  r.percent,
+		"name":     (*Check).caseName,
 		"lines":    func(s string) int { return strings.Count(strings.TrimRight(s, "\n"), "\n") + 1 },
 	}).Parse(page)
 	if err != nil {
@@ -31,12 +31,45 @@ func (r *Report) HTML() ([]byte, error) {
 	var b bytes.Buffer
 	err = t.Execute(&b, struct {
 		*Report
-		Bars   []bar
-		Ticks  []tick
-		Stages []stage
-	}{r, r.bars(), r.ticks(), r.stages()})
+		Parts []part
+	}{r, r.parts()})
 	return b.Bytes(), err
 }
+
+// part is what stands together on the page: all of a report on one test, or a
+// section of one on several. Its times are its own.
+type part struct {
+	*Section // nil: the whole
+	Failed   bool
+	Length   time.Duration
+	Bars     []bar
+	Ticks    []tick
+	Stages   []stage
+
+	report *Report
+	from   time.Duration
+}
+
+func (r *Report) parts() []part {
+	if len(r.Sections) == 0 {
+		p := part{report: r, Length: r.Duration}
+		return []part{p.filled()}
+	}
+	var list []part
+	for _, s := range r.Sections {
+		p := part{report: r, Section: s, from: s.From, Length: s.Until - s.From, Failed: len(r.FailedIn(s.Name)) > 0}
+		list = append(list, p.filled())
+	}
+	return list
+}
+
+func (p part) filled() part {
+	p.Bars, p.Ticks, p.Stages = p.bars(), p.ticks(), p.stages()
+	return p
+}
+
+// has says whether a phase or a check belongs to the part.
+func (p part) has(section string) bool { return p.Section == nil || p.Name == section }
 
 // bar is a phase as drawn: offset and width in percent of the whole time.
 type bar struct {
@@ -49,16 +82,18 @@ type bar struct {
 	Failed   bool
 }
 
-func (r *Report) bars() []bar {
+func (p part) bars() []bar {
 	var bars []bar
-	failed := len(r.Failed()) > 0 && !r.examined()
+	r := p.report
+	failed := len(r.Failed()) > 0 && !r.examined() && p.Section == nil
 	for _, host := range hosts(r.Phases, func(p Phase) string { return p.Host }) {
 		head := host
-		for _, p := range r.Phases {
-			if p.Host != host {
+		for _, ph := range r.Phases {
+			if ph.Host != host || !p.has(ph.Section) {
 				continue
 			}
-			bars = append(bars, bar{head, p.Name, r.percent(p.From), r.percent(p.Until - p.From), duration(p.Until - p.From), duration(p.From), false})
+			from := ph.From - p.from
+			bars = append(bars, bar{head, ph.Name, p.percent(from), p.percent(ph.Until - ph.From), duration(ph.Until - ph.From), duration(from), false})
 			head = ""
 		}
 		if n := len(bars) - 1; n >= 0 && failed && r.blames(host) {
@@ -84,8 +119,12 @@ func (r *Report) blames(host string) bool {
 	return slices.ContainsFunc(r.Failed(), func(c *Check) bool { return c.Host == host })
 }
 
-// byHost are the checks, those of a host together.
+// byHost are the checks, those of a host together; of several tests each has
+// its own in the order of time.
 func (r *Report) byHost() []*Check {
+	if len(r.Sections) > 0 {
+		return r.Checks
+	}
 	var list []*Check
 	for _, host := range hosts(r.Checks, func(c *Check) string { return c.Host }) {
 		for _, c := range r.Checks {
@@ -108,11 +147,11 @@ func (r *Report) examined() bool {
 	return false
 }
 
-func (r *Report) percent(d time.Duration) template.CSS {
-	if r.Duration <= 0 {
+func (p part) percent(d time.Duration) template.CSS {
+	if p.Length <= 0 {
 		return "0%"
 	}
-	return template.CSS(fmt.Sprintf("%.2f%%", 100*d.Seconds()/r.Duration.Seconds()))
+	return template.CSS(fmt.Sprintf("%.2f%%", 100*d.Seconds()/p.Length.Seconds()))
 }
 
 type tick struct {
@@ -121,24 +160,28 @@ type tick struct {
 }
 
 // ticks are the marks of the time axis: at most ten, at round times.
-func (r *Report) ticks() []tick {
+func (p part) ticks() []tick {
 	step := time.Second
 	for _, s := range []time.Duration{5 * time.Second, 10 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute, 10 * time.Minute, 30 * time.Minute, time.Hour} {
-		if r.Duration/step <= 8 {
+		if p.Length/step <= 8 {
 			break
 		}
 		step = s
 	}
 	var ticks []tick
-	for at := time.Duration(0); at <= r.Duration*95/100 && len(ticks) < 100; at += step {
-		ticks = append(ticks, tick{r.percent(at), duration(at)})
+	for at := time.Duration(0); at <= p.Length*95/100 && len(ticks) < 100; at += step {
+		ticks = append(ticks, tick{p.percent(at), duration(at)})
 	}
 	return ticks
 }
 
-// stage names the part of the test that a check belongs to.
+// stage names the part of the test that a check belongs to; of several tests
+// each is one.
 func (c *Check) stage() string {
-	if c.Host == "" {
+	switch {
+	case c.Section != "":
+		return c.Section
+	case c.Host == "":
 		return c.Stage
 	}
 	return c.Host + ": " + c.Stage
@@ -149,9 +192,12 @@ type stage struct {
 	Checks []*Check
 }
 
-func (r *Report) stages() []stage {
+func (p part) stages() []stage {
 	var stages []stage
-	for _, c := range r.byHost() {
+	for _, c := range p.report.byHost() {
+		if !p.has(c.Section) {
+			continue
+		}
 		if n := len(stages); n == 0 || stages[n-1].Name != c.stage() {
 			stages = append(stages, stage{Name: c.stage()})
 		}

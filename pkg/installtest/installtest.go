@@ -110,8 +110,8 @@ type Options struct {
 	// NICs are the machine's network cards; none: one for each of Host.MACs, with
 	// no network behind them.
 	NICs []vm.NIC
-	// Base is an installed disk to boot instead of the one in WorkDir. It stays
-	// as it is.
+	// Base is an installed disk to boot instead of the one in WorkDir: a raw image,
+	// or by its name (.qcow2) one of differences. It stays as it is.
 	Base           string
 	Limits         Limits
 	QEMU, QEMURoot string
@@ -178,7 +178,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 			defer os.RemoveAll(dir)
 		}
 	}
-	r := &run{o: o, report: newReport(o), like: like}
+	r := &run{o: o, report: newReport(o), like: like, machines: []string{"cut", "install", "system"}}
 	if err := r.flip(); err != nil {
 		return nil, err
 	}
@@ -197,6 +197,8 @@ type run struct {
 	report *Report
 	like   *Facts // of the system to compare with; may be nil
 	said   string // the agent's last line
+	// machines are the names of those that may have logs.
+	machines []string
 }
 
 // ErrFailed ends a run whose report already says why.
@@ -327,13 +329,13 @@ func (r *run) firstBoot(ctx context.Context) error {
 		defer r.stop(m, "system")
 	}
 	if err != nil {
-		r.collect(ctx, sh)
+		r.collect(ctx, sh, "system")
 		return err
 	}
 	r.screen(ctx, m, "the machine is ready")
 	r.phase("checks")
 	r.checks(ctx, sh)
-	r.collect(ctx, sh)
+	r.collect(ctx, sh, "system")
 	return r.powerdown(ctx, m)
 }
 
@@ -400,7 +402,10 @@ func (r *run) start(ctx context.Context, name string, set func(*vm.Options)) (*v
 		QEMU:   r.o.QEMU, QEMURoot: r.o.QEMURoot, NICs: slices.Clone(r.o.NICs),
 	}
 	if r.o.Base != "" {
-		v.Disks[0].Path, v.Disks[0].Backing = r.disk()+".qcow2", r.o.Base
+		v.Disks[0].Path, v.Disks[0].Backing = r.disk()+qcow2, r.o.Base
+		if filepath.Ext(r.o.Base) == qcow2 {
+			v.Disks[0].BackingFormat = "qcow2"
+		}
 	}
 	if len(v.NICs) == 0 {
 		for _, mac := range h.MACs {
@@ -414,6 +419,9 @@ func (r *run) start(ctx context.Context, name string, set func(*vm.Options)) (*v
 	r.say("starting the machine %q: %s, %s", name, r.o.Firmware, r.o.Accel)
 	return vm.Start(ctx, v)
 }
+
+// qcow2 ends the names of images of differences.
+const qcow2 = ".qcow2"
 
 // disk is the image of the machine's disk.
 func (r *run) disk() string { return filepath.Join(r.o.WorkDir, "disk.img") }
@@ -445,10 +453,8 @@ func (r *run) follow(ctx context.Context, m *vm.Machine, last string, label func
 		if strings.HasPrefix(text, last) {
 			return nil
 		}
-		if step, ok := strings.CutPrefix(text, "step "); ok {
-			if step, ok = strings.CutSuffix(step, " ok"); ok {
-				r.report.step(r.label, step, line.At)
-			}
+		if step, ok := stepDone(text); ok {
+			r.report.step(r.label, step, line.At)
 		}
 		if label == nil {
 			continue
@@ -593,7 +599,7 @@ func pressEnter(ctx context.Context, m *vm.Machine) {
 // logFiles are the logs of all machines, as far as they exist.
 func (r *run) logFiles() []string {
 	var files []string
-	for _, name := range []string{"cut", "install", "system"} {
+	for _, name := range r.machines {
 		for _, log := range []string{".ttyS0.log", ".qemu.log"} {
 			if path := filepath.Join(r.o.ReportDir, r.name(name)+log); exists(path) {
 				files = append(files, path)

@@ -73,7 +73,7 @@ func (s *junitSuite) add(c *Check) {
 	s.Tests++
 	s.total += c.Duration
 	s.Time = seconds(s.total)
-	t := junitCase{Class: "installtest." + strings.NewReplacer(": ", ".", " ", "_").Replace(c.stage()), Name: c.Name, Time: seconds(c.Duration)}
+	t := junitCase{Class: "installtest." + strings.NewReplacer(": ", ".", " ", "_").Replace(c.stage()), Name: c.caseName(), Time: seconds(c.Duration)}
 	switch {
 	case c.Skipped != "":
 		t.Skipped = &junitSkipped{c.Skipped}
@@ -84,6 +84,14 @@ func (s *junitSuite) add(c *Check) {
 		t.SystemOut = clip(c.Output)
 	}
 	s.Cases = append(s.Cases, t)
+}
+
+// caseName is its name within its suite.
+func (c *Check) caseName() string {
+	if c.Section != "" {
+		return c.inSection()
+	}
+	return c.Name
 }
 
 // problem is what is wrong with a check that failed.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -33,9 +34,22 @@ type Report struct {
 	// PeakMemory is what the installation needed at most, in MiB, as the agent
 	// says it; 0 if it does not.
 	PeakMemory int
+	// Sections are the tests of a report on several, one after the other; none:
+	// the report is on one.
+	Sections []*Section
 
 	mu        sync.Mutex
 	collected []string // logs taken from the running system
+}
+
+// Section is one of several tests that a report is about. It has a timeline of
+// its own.
+type Section struct {
+	Name, About string
+	From, Until time.Duration // from the start of the report
+	Skipped     string        // why the test was not run; empty: it was
+
+	open bool
 }
 
 // Property is a line of the report's head.
@@ -52,6 +66,7 @@ type Phase struct {
 	Name        string
 	From, Until time.Duration
 	Host        string // empty where the test has one host only
+	Section     string // empty where the report is on one test
 
 	open bool
 }
@@ -66,6 +81,7 @@ type Check struct {
 	Skipped           string // why it was not decided; empty: it was
 	Duration          time.Duration
 	Host              string // empty where the test has one host only, or it is about all
+	Section           string // empty where the report is on one test
 
 	started time.Time
 }
@@ -73,8 +89,16 @@ type Check struct {
 // Failed says whether the check does not hold.
 func (c *Check) Failed() bool { return !c.Done || c.Problem != "" }
 
-// Title names the check where checks of several hosts stand together.
+// Title names the check where checks of several hosts or tests stand together.
 func (c *Check) Title() string {
+	if c.Section == "" || c.Section == c.Name {
+		return c.inSection()
+	}
+	return c.Section + ": " + c.inSection()
+}
+
+// inSection names the check among those of its section.
+func (c *Check) inSection() string {
 	if c.Host == "" {
 		return c.Name
 	}
@@ -179,6 +203,7 @@ func (r *Report) Begin(host, stage, name, want string) *Check {
 	c := &Check{Host: host, Stage: stage, Name: name, Want: want, started: time.Now()}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	c.Section = r.section()
 	r.Checks = append(r.Checks, c)
 	return c
 }
@@ -202,7 +227,55 @@ func (r *Report) PhaseAt(host, name string, at time.Time) {
 	if p := r.phase(host); p != nil && p.open {
 		p.Until, p.open = max(from, p.From), false
 	}
-	r.Phases = append(r.Phases, Phase{Name: name, From: from, Until: from, Host: host, open: true})
+	r.Phases = append(r.Phases, Phase{Name: name, From: from, Until: from, Host: host, Section: r.section(), open: true})
+}
+
+// BeginSection begins one of several tests: what is noted from now on is its.
+func (r *Report) BeginSection(name, about string) {
+	r.EndSection()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Since(r.Started)
+	r.Sections = append(r.Sections, &Section{Name: name, About: about, From: now, Until: now, open: true})
+}
+
+// EndSection ends it, and all phases. It returns the section, nil if there was
+// none.
+func (r *Report) EndSection() *Section {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := len(r.Sections) - 1
+	if n < 0 || !r.Sections[n].open {
+		return nil
+	}
+	s, now := r.Sections[n], time.Since(r.Started)
+	s.Until, s.open = now, false
+	for i := range r.Phases {
+		if p := &r.Phases[i]; p.open {
+			p.Until, p.open = max(now, p.From), false
+		}
+	}
+	return s
+}
+
+// section is the name of the open section; r.mu is held.
+func (r *Report) section() string {
+	if n := len(r.Sections) - 1; n >= 0 && r.Sections[n].open {
+		return r.Sections[n].Name
+	}
+	return ""
+}
+
+// SkipSection notes a test that is not run, and why.
+func (r *Report) SkipSection(name, about, why string) {
+	r.BeginSection(name, about)
+	r.Skip("", name, why)
+	r.EndSection().Skipped = why
+}
+
+// FailedIn returns the checks of a section that do not hold.
+func (r *Report) FailedIn(section string) []*Check {
+	return slices.DeleteFunc(r.Failed(), func(c *Check) bool { return c.Section != section })
 }
 
 // EndPhase ends the host's current phase now; none follows at once.
@@ -245,7 +318,8 @@ func (r *Report) took(machine string, cpu time.Duration) {
 	r.CPU = append(r.CPU, MachineTime{machine, cpu})
 }
 
-func (r *Report) collect(path string) {
+// Log has the page show the end of a file in the report's directory.
+func (r *Report) Log(path string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.collected = append(r.collected, path)
@@ -297,6 +371,7 @@ const maxTail = 24 << 10
 
 // Finish ends the last phases and takes in the ends of the logs.
 func (r *Report) Finish(logs []string) {
+	r.EndSection()
 	r.Duration = time.Since(r.Started)
 	for i := range r.Phases {
 		if p := &r.Phases[i]; p.open {

@@ -14,18 +14,28 @@ import (
 // called one after the other; different sessions run at the same time.
 type Session struct {
 	r       *run
+	name    string // of the machine that runs, see Power.Name
 	machine *vm.Machine
 	shell   *vm.Shell
+	console *console // nil before PowerOn
 }
 
 // NewSession takes the host's part in a report. o.Host.Name names it there, and
 // the files in o.ReportDir; o.WorkDir is the host's own and exists.
 func NewSession(o Options, report *Report) *Session {
 	o = o.withDefaults()
-	return &Session{r: &run{o: o, label: o.Host.Name, report: report}}
+	return &Session{name: "system", r: &run{o: o, label: o.Host.Name, report: report, machines: []string{"cut", "install", "system"}}}
 }
 
-// StartFrom has Boot start from an installed disk that stays as it is; work is
+// Disk is the image of the disk that the machine writes to.
+func (s *Session) Disk() string {
+	if s.r.o.Base != "" {
+		return s.r.disk() + qcow2
+	}
+	return s.r.disk()
+}
+
+// StartFrom has Boot and PowerOn start from an installed disk that stays as it is; work is
 // a directory for the differences and the UEFI variables.
 func (s *Session) StartFrom(base, work string) { s.r.o.Base, s.r.o.WorkDir = base, work }
 
@@ -92,17 +102,21 @@ func (s *Session) Run(ctx context.Context, script string) (string, error) {
 }
 
 // Collect keeps the logs of the running system.
-func (s *Session) Collect(ctx context.Context) { s.r.collect(ctx, s.shell) }
+func (s *Session) Collect(ctx context.Context) { s.r.collect(ctx, s.shell, s.name) }
 
 // Powerdown presses the power button and waits for the end.
 func (s *Session) Powerdown(ctx context.Context) error { return s.r.powerdown(ctx, s.machine) }
 
 // Close ends the machine, as a power cut does.
 func (s *Session) Close() {
-	if s.machine != nil {
-		s.r.stop(s.machine, "system")
-		s.machine = nil
+	if s.machine == nil {
+		return
 	}
+	s.r.stop(s.machine, s.name)
+	if s.console != nil {
+		<-s.console.done // what it said is noted
+	}
+	s.machine, s.shell = nil, nil
 }
 
 // Logs are the logs of the host's machines.
@@ -120,6 +134,6 @@ func (s *Session) Keep(name, text string) error {
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		return err
 	}
-	s.r.report.collect(path)
+	s.r.report.Log(path)
 	return nil
 }

@@ -12,8 +12,18 @@ import (
 	"github.com/skycover/sci-cd/pkg/installtest"
 )
 
-// checks asks each host, then the cluster.
+// checks asks each host, then the cluster, which has then to run an instance.
 func (t *test) checks(ctx context.Context) error {
+	master, err := t.questions(ctx)
+	if err != nil || master == nil {
+		return err
+	}
+	return t.instances(ctx, master)
+}
+
+// questions asks each host and the cluster; its master is nil where there is
+// none.
+func (t *test) questions(ctx context.Context) (master *node, err error) {
 	t.parallel(len(t.nodes), func(n *node) error {
 		for _, q := range hostQuestions() {
 			n.session.Ask(ctx, q)
@@ -22,17 +32,16 @@ func (t *test) checks(ctx context.Context) error {
 	})
 	if !t.o.Cluster || t.first() == nil {
 		t.report.Skip("cluster", "the Ganeti cluster", "the site has none")
-		return nil
+		return nil, nil
 	}
-	master, err := t.master(ctx)
-	if err != nil {
-		return err
+	if master, err = t.master(ctx); err != nil {
+		return nil, err
 	}
 	for _, q := range t.clusterQuestions() {
 		master.session.Ask(ctx, q)
 	}
 	t.serials(ctx, master)
-	return t.instances(ctx, master)
+	return master, nil
 }
 
 // hostQuestions are asked of every host.
@@ -46,7 +55,7 @@ func hostQuestions() []installtest.Question {
 // master finds the host that the cluster's master runs on.
 func (t *test) master(ctx context.Context) (*node, error) {
 	var found *node
-	_, ok := t.first().session.Ask(ctx, installtest.Question{Stage: "cluster", Name: "there is a cluster with a master", Want: "one of the nodes", Script: "gnt-cluster getmaster",
+	_, ok := t.asked().session.Ask(ctx, installtest.Question{Stage: "cluster", Name: "there is a cluster with a master", Want: "one of the nodes", Script: "gnt-cluster getmaster",
 		Judge: func(out string) string {
 			name := strings.TrimSpace(out)
 			i := slices.IndexFunc(t.nodes, func(n *node) bool { return name == n.host.Name || strings.HasPrefix(name, n.host.Name+".") })
@@ -60,6 +69,16 @@ func (t *test) master(ctx context.Context) (*node, error) {
 		return nil, installtest.ErrFailed
 	}
 	return found, nil
+}
+
+// asked is the first node that can be asked.
+func (t *test) asked() *node {
+	for _, n := range t.members() {
+		if n.session.Shell() != nil {
+			return n
+		}
+	}
+	return t.first()
 }
 
 // clusterQuestions are asked of the master.

@@ -1,6 +1,7 @@
 package sitetest
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"github.com/skycover/sci-cd/pkg/hint"
 	"github.com/skycover/sci-cd/pkg/vm"
@@ -18,10 +20,12 @@ import (
 
 // A directory of kept disks holds a directory for each host, with disk.img as
 // the installer left it and the UEFI variables, and diskRecord, which is written
-// last.
+// last. When the site has become a cluster, each host has formedImage as well,
+// what differs from disk.img since then, and diskRecord says so.
 const (
-	diskRecord = "disks.json"
-	diskImage  = "disk.img" // as package installtest names it
+	diskRecord  = "disks.json"
+	diskImage   = "disk.img" // as package installtest names it
+	formedImage = "formed.qcow2"
 )
 
 // identity is what diskRecord says the disks were made from.
@@ -29,6 +33,8 @@ type identity struct {
 	ISO      string      `json:"isoSHA256"`
 	Firmware vm.Firmware `json:"firmware"`
 	Hosts    []string    `json:"hosts"`
+	// Formed says that there are disks of the cluster.
+	Formed bool `json:"formed,omitempty"`
 }
 
 // disks looks at the directories that disks are kept in.
@@ -45,7 +51,8 @@ func (t *test) disks() error {
 		t.identity.Hosts = append(t.identity.Hosts, h.Name)
 	}
 	if t.o.Disks != "" {
-		return t.identity.check(t.o.Disks)
+		t.identity.Formed, err = t.identity.check(t.o.Disks)
+		return err
 	}
 	if _, err := os.Stat(filepath.Join(t.o.KeepDisks, diskRecord)); err == nil {
 		return hint.New(fmt.Errorf("cannot keep disks in %q: it holds disks already", t.o.KeepDisks), "start from them with --disks, or name another directory")
@@ -53,11 +60,12 @@ func (t *test) disks() error {
 	return nil
 }
 
-// check says why the disks in dir are not the ones of this test.
-func (id identity) check(dir string) error {
+// check says why the disks in dir are not the ones of this test, or whether
+// there are those of a cluster.
+func (id identity) check(dir string) (formed bool, err error) {
 	data, err := os.ReadFile(filepath.Join(dir, diskRecord))
 	if errors.Is(err, fs.ErrNotExist) {
-		return hint.New(fmt.Errorf("cannot start from the disks in %q: it has no %s", dir, diskRecord), "a test with --keep-disks writes it when all hosts are installed")
+		return false, hint.New(fmt.Errorf("cannot start from the disks in %q: it has no %s", dir, diskRecord), "a test with --keep-disks writes it when all hosts are installed")
 	}
 	var kept identity
 	if err == nil {
@@ -66,18 +74,18 @@ func (id identity) check(dir string) error {
 	again := "install again, with --keep-disks"
 	switch {
 	case err != nil:
-		return fmt.Errorf("cannot start from the disks in %q: %w", dir, err)
+		return false, fmt.Errorf("cannot start from the disks in %q: %w", dir, err)
 	case kept.ISO != id.ISO:
-		return hint.New(fmt.Errorf("cannot start from the disks in %q: they were installed from another ISO (SHA-256 %.12s…, this one is %.12s…)", dir, kept.ISO, id.ISO), again)
+		return false, hint.New(fmt.Errorf("cannot start from the disks in %q: they were installed from another ISO (SHA-256 %.12s…, this one is %.12s…)", dir, kept.ISO, id.ISO), again)
 	case kept.Firmware != id.Firmware:
-		return hint.New(fmt.Errorf("cannot start from the disks in %q: they were installed with firmware %s", dir, kept.Firmware), "add --firmware "+string(kept.Firmware))
+		return false, hint.New(fmt.Errorf("cannot start from the disks in %q: they were installed with firmware %s", dir, kept.Firmware), "add --firmware "+string(kept.Firmware))
 	}
 	for _, h := range id.Hosts {
 		if !slices.Contains(kept.Hosts, h) {
-			return hint.New(fmt.Errorf("cannot start from the disks in %q: there is none of host %s", dir, h), again)
+			return false, hint.New(fmt.Errorf("cannot start from the disks in %q: there is none of host %s", dir, h), again)
 		}
 	}
-	return nil
+	return kept.Formed, nil
 }
 
 // place is the directory of a host below another one.
@@ -101,8 +109,9 @@ func (t *test) room(h Host) (string, error) {
 	return dir, nil
 }
 
-// copies has the hosts start from copies of the disks in dir.
-func (t *test) copies(dir string) error {
+// copies has the hosts start from copies of the disks in dir, which are images of
+// that name.
+func (t *test) copies(dir, image string) error {
 	for _, n := range t.nodes {
 		from, work := n.host.place(dir), n.host.place(t.o.WorkDir)
 		if err := os.MkdirAll(work, 0o755); err != nil {
@@ -113,7 +122,7 @@ func (t *test) copies(dir string) error {
 				return fmt.Errorf("cannot copy UEFI variables: %w", err)
 			}
 		}
-		n.session.StartFrom(filepath.Join(from, diskImage), work)
+		n.session.StartFrom(filepath.Join(from, image), work)
 	}
 	return nil
 }
@@ -129,14 +138,70 @@ func (t *test) keep() error {
 	if t.o.KeepDisks == "" {
 		return nil
 	}
-	data, err := json.MarshalIndent(t.identity, "", "  ")
+	if err := t.identity.write(t.o.KeepDisks); err != nil {
+		return err
+	}
+	return t.copies(t.o.KeepDisks, diskImage)
+}
+
+func (id identity) write(dir string) error {
+	data, err := json.MarshalIndent(id, "", "  ")
+	path := filepath.Join(dir, diskRecord)
 	if err == nil {
-		err = os.WriteFile(filepath.Join(t.o.KeepDisks, diskRecord), append(data, '\n'), 0o644)
+		err = os.WriteFile(path+".new", append(data, '\n'), 0o644)
+	}
+	if err == nil {
+		err = os.Rename(path+".new", path)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot keep disks: %w", err)
 	}
-	return t.copies(t.o.KeepDisks)
+	return nil
+}
+
+// keepFormed adds the disks of the cluster, whose machines have been shut down,
+// to the installed ones that they began as. A cluster that something is wrong
+// with is none to start from.
+func (t *test) keepFormed(ctx context.Context) error {
+	dir := t.o.Disks
+	if dir == "" {
+		dir = t.o.KeepDisks
+	}
+	if dir == "" || t.identity.Formed || !t.o.Cluster || len(t.report.Failed()) > 0 {
+		return nil
+	}
+	for _, n := range t.nodes {
+		n.session.Close()
+		to := filepath.Join(n.host.place(dir), formedImage)
+		if err := move(to, n.session.Disk()); err != nil {
+			return fmt.Errorf("cannot keep disks: %w", err)
+		}
+		// By a name beside it, so that the directory may be moved.
+		if err := vm.Rebase(ctx, t.o.QEMURoot, to, diskImage); err != nil {
+			return err
+		}
+	}
+	t.identity.Formed = true
+	return t.identity.write(dir)
+}
+
+// move renames a file, to another file system too.
+func move(dst, src string) error {
+	err := os.Rename(src, dst)
+	if err == nil || !errors.Is(err, syscall.EXDEV) {
+		return err
+	}
+	in, err := os.Open(src)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = in.Close() }() // only read
+	out, err := os.Create(dst)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close(), os.Remove(src))
 }
 
 func copyFile(dst, src string) error {

@@ -29,26 +29,39 @@ func (t *test) instances(ctx context.Context, master *node) error {
 		t.say("skipped: instances: " + why)
 		return nil
 	}
+	tr, err := t.trial(master)
+	if err != nil {
+		return err
+	}
+	err = tr.run(ctx)
+	tr.keepLogs(ctx, "ganeti.log")
+	return err
+}
+
+// trial prepares an instance whose primary is the master.
+func (t *test) trial(master *node) (*trial, error) {
 	other := t.members()[0]
 	if other == master {
 		other = t.members()[1]
 	}
 	ip, err := t.freeAddress()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	file := filepath.Join(t.o.WorkDir, "sci-guest")
 	if err := os.WriteFile(file, t.o.Guest, 0o755); err != nil {
-		return fmt.Errorf("cannot write guest: %w", err)
+		return nil, fmt.Errorf("cannot write guest: %w", err)
 	}
-	tr := &trial{t: t, file: file, dir: t.o.guestDir, master: master, other: other, ip: ip, name: instanceName + "." + t.o.Domain}
-	err = tr.run(ctx)
-	for _, n := range []*node{master, other} {
-		if out, lerr := n.session.Run(ctx, tr.logs()); lerr == nil {
-			_ = n.session.Keep("ganeti.log", out) // the report lacks it then
+	return &trial{t: t, file: file, dir: t.o.guestDir, master: master, other: other, ip: ip, name: instanceName + "." + t.o.Domain}, nil
+}
+
+// keepLogs keeps what Ganeti has to say on the nodes that are on.
+func (tr *trial) keepLogs(ctx context.Context, name string) {
+	for _, n := range tr.alive() {
+		if out, err := n.session.Run(ctx, tr.logs()); err == nil {
+			_ = n.session.Keep(name, out) // the report lacks it then
 		}
 	}
-	return err
 }
 
 // noInstances says why instances cannot be tried here; empty: they can.
@@ -194,7 +207,7 @@ func (tr *trial) sync(ctx context.Context) error {
 	if err != nil {
 		return tr.fail("gnt-instance activate-disks", out, err)
 	}
-	return tr.until(ctx, tr.t.o.Limits.Sync, "both copies of its disk are current", "UpToDate/UpToDate",
+	return tr.t.until(ctx, "instance", tr.t.o.Limits.Sync, "both copies of its disk are current", "UpToDate/UpToDate",
 		func(ctx context.Context) (string, error) {
 			out, err := tr.master.session.Run(ctx, "cat /proc/drbd")
 			if err != nil {
@@ -333,7 +346,7 @@ func (tr *trial) kept(ctx context.Context, behind string, on *node, before statu
 	if err == nil && got != sum {
 		err = fmt.Errorf("their SHA-256 is %s now", got)
 	}
-	if err := tr.close(c, err); err != nil {
+	if err := tr.t.close(c, err); err != nil {
 		return err
 	}
 	return tr.ask(ctx, tr.master, "the instance runs on "+on.host.Name, tr.fqdn(on),
@@ -372,15 +385,20 @@ func (tr *trial) compare(ctx context.Context) error {
 	if states[0] != states[1] {
 		err = fmt.Errorf("the other one holds %s", states[1])
 	}
-	return tr.close(c, err)
+	return tr.t.close(c, err)
 }
 
-// scanScript scans the volume below an instance's disk. Ganeti tags the volumes
-// of an instance with its name.
-func scanScript(dir, name string) string {
+// volumeScript finds the volume below an instance's disk. Ganeti tags the
+// volumes of an instance with its name.
+func volumeScript(name string) string {
 	return fmt.Sprintf(`v=$(lvs --noheadings -o vg_name,lv_name --separator=/ '@originstname+%s' | tr -d ' ' | grep '_data$')
 test -n "$v" || { echo "the volume is not found"; exit 1; }
-%s/sci-guest scan "/dev/$v"`, name, dir)
+`, name)
+}
+
+// scanScript scans it.
+func scanScript(dir, name string) string {
+	return volumeScript(name) + dir + `/sci-guest scan "/dev/$v"`
 }
 
 // scanned reads what `sci-guest scan` prints.
@@ -438,11 +456,22 @@ func (tr *trial) get(path string) string {
 	return fmt.Sprintf("%s/sci-guest get 'http://%s%s'", tr.dir, tr.ip.Addr(), path)
 }
 
+// alive are the nodes that are on; if none is, asking the master says so.
+func (tr *trial) alive() []*node {
+	switch {
+	case tr.other.session.Shell() == nil:
+		return []*node{tr.master}
+	case tr.master.session.Shell() == nil:
+		return []*node{tr.other}
+	}
+	return []*node{tr.master, tr.other}
+}
+
 // answers waits until the guest answers each node as it should.
 func (tr *trial) answers(ctx context.Context, name, want string, judge func(status) error) error {
-	return tr.until(ctx, tr.t.o.Limits.Guest, name, want, func(ctx context.Context) (string, error) {
+	return tr.t.until(ctx, "instance", tr.t.o.Limits.Guest, name, want, func(ctx context.Context) (string, error) {
 		said := ""
-		for _, n := range []*node{tr.master, tr.other} {
+		for _, n := range tr.alive() {
 			out, err := n.session.Run(ctx, tr.get("/status"))
 			said += n.host.Name + ": " + out
 			if err != nil {
@@ -462,19 +491,19 @@ func (tr *trial) answers(ctx context.Context, name, want string, judge func(stat
 
 // until asks until there is no error, or a final one, or the time is over. That
 // does not cut off a question: its shell would be of no further use.
-func (tr *trial) until(ctx context.Context, limit time.Duration, name, want string, ask func(context.Context) (string, error)) error {
-	c := tr.t.report.Begin("", "instance", name, want)
-	tr.t.say("instance: " + name)
+func (t *test) until(ctx context.Context, stage string, limit time.Duration, name, want string, ask func(context.Context) (string, error)) error {
+	c := t.report.Begin("", stage, name, want)
+	t.say(stage + ": " + name)
 	pause := min(5*time.Second, limit/20)
 	for end := time.Now().Add(limit); ; {
 		out, err := ask(ctx)
 		c.Output = out
 		last := finalError{}
 		if err == nil || errors.As(err, &last) || errors.Is(err, vm.ErrEnded) || ctx.Err() != nil {
-			return tr.close(c, err)
+			return t.close(c, err)
 		}
 		if time.Now().After(end) {
-			return tr.close(c, fmt.Errorf("not within %v: %w", limit, err))
+			return t.close(c, fmt.Errorf("not within %v: %w", limit, err))
 		}
 		select {
 		case <-time.After(pause):
@@ -483,13 +512,14 @@ func (tr *trial) until(ctx context.Context, limit time.Duration, name, want stri
 	}
 }
 
-func (tr *trial) close(c *installtest.Check, err error) error {
+// close decides a check; one that fails ends the test.
+func (t *test) close(c *installtest.Check, err error) error {
 	if err == nil {
-		tr.t.report.Close(c, "")
+		t.report.Close(c, "")
 		return nil
 	}
-	tr.t.report.Close(c, err.Error())
-	tr.t.say("failed: " + c.Name + ": " + err.Error())
+	t.report.Close(c, err.Error())
+	t.say("failed: " + c.Name + ": " + err.Error())
 	return installtest.ErrFailed
 }
 
@@ -497,7 +527,7 @@ func (tr *trial) close(c *installtest.Check, err error) error {
 func (tr *trial) fail(name, out string, err error) error {
 	c := tr.t.report.Begin("", "instance", name, "an answer")
 	c.Output = out
-	return tr.close(c, err)
+	return tr.t.close(c, err)
 }
 
 // ask asks a node; what does not hold ends the trial.

@@ -276,9 +276,9 @@ func TestShellcheck(t *testing.T) {
 
 // A guest that says something final is not asked again until the time is over.
 func TestUntil(t *testing.T) {
-	tr := &trial{t: &test{report: installtest.NewReport("x")}}
+	tt := &test{report: installtest.NewReport("x")}
 	asked := 0
-	err := tr.until(t.Context(), time.Minute, "n", "w", func(context.Context) (string, error) {
+	err := tt.until(t.Context(), "instance", time.Minute, "n", "w", func(context.Context) (string, error) {
 		asked++
 		return "", final(errors.New("lost"))
 	})

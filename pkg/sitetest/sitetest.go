@@ -44,6 +44,8 @@ type Options struct {
 	Networks     map[string]string // of the site: name to CIDR prefix
 	// Cluster says that the nodes form a Ganeti cluster.
 	Cluster bool
+	// ClusterAddress is the one of whichever node is the master.
+	ClusterAddress string
 	// Taken are addresses in lan that an instance must not have, beside those of
 	// Hosts.
 	Taken []string
@@ -70,7 +72,8 @@ type Options struct {
 	WorkDir string
 	// KeepDisks is a directory that receives the disks as the installer left
 	// them; the site then runs on copies. Disks is such a directory of an earlier
-	// test of the same ISO, to start from instead of installing.
+	// test of the same ISO, to start from instead of installing. A test without a
+	// failed check adds the disks of the cluster, after a clean shutdown.
 	KeepDisks, Disks string
 
 	QEMU, QEMURoot string
@@ -81,7 +84,8 @@ type Options struct {
 	// /proc/meminfo calls available.
 	Free int
 
-	guestDir string // on the nodes; another one for tests
+	guestDir string  // on the nodes; another one for tests
+	hurry    float64 // what pauses are multiplied by; 0 is 1; less for tests
 }
 
 // Limits bounds the parts of a test. Zero means the default, made for software
@@ -93,6 +97,10 @@ type Limits struct {
 	Check   time.Duration // each question; default 15 min
 	Sync    time.Duration // the first synchronisation of an instance's disk; default 40 min
 	Guest   time.Duration // each wait for an instance; default 15 min
+	Line    time.Duration // each wait for a line of an agent that a fault brings about; default 30 min
+	// Out is how long a lost node that has come back is watched; default 6 min,
+	// one more than Ganeti's watcher takes a turn.
+	Out time.Duration
 }
 
 func (o Options) withDefaults() Options {
@@ -108,6 +116,9 @@ func (o Options) withDefaults() Options {
 	def(&o.Limits.Check, 15*time.Minute)
 	def(&o.Limits.Sync, 40*time.Minute)
 	def(&o.Limits.Guest, 15*time.Minute)
+	def(&o.Limits.Line, 30*time.Minute)
+	def(&o.Limits.Out, 6*time.Minute)
+	def(&o.hurry, 1)
 	def(&o.guestDir, "/var/lib/sci-test")
 	def(&o.Free, freeMemory(meminfo))
 	return o
@@ -124,6 +135,16 @@ func def[T comparable](p *T, value T) {
 // nothing to test with; what the site did wrong is in the report, see
 // installtest.Report.Failed.
 func Run(ctx context.Context, o Options) (*installtest.Report, error) {
+	return with(ctx, o, func(t *test) error {
+		if err := t.prepare(); err != nil {
+			return err
+		}
+		return t.run(ctx)
+	})
+}
+
+// with makes the ground for a test, has it run and writes its report.
+func with(ctx context.Context, o Options, run func(*test) error) (*installtest.Report, error) {
 	o = o.withDefaults()
 	jobs, err := o.jobs()
 	if err != nil {
@@ -142,11 +163,11 @@ func Run(ctx context.Context, o Options) (*installtest.Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &test{o: o, jobs: jobs, qemu: version, report: newReport(o, version)}
-	if err := t.prepare(); err != nil {
+	t := &test{o: o, jobs: jobs, qemu: version, report: newReport(o, version), saying: new(sync.Mutex)}
+	if err := t.disks(); err != nil {
 		return nil, err
 	}
-	err = t.run(ctx)
+	err = run(t)
 	if errors.Is(err, installtest.ErrFailed) {
 		err = nil
 	}
@@ -180,7 +201,7 @@ type test struct {
 	nodes    []*node               // as Options.Hosts
 	identity identity
 
-	saying sync.Mutex
+	saying *sync.Mutex
 }
 
 // node is one machine of it.
@@ -188,12 +209,13 @@ type node struct {
 	host    Host
 	session *installtest.Session
 	cables  map[string]*vm.Port // by network
+	boots   int                 // how often a scenario has switched it on
 }
 
 // run is the order of a test.
 func (t *test) run(ctx context.Context) error {
 	if t.o.Disks != "" {
-		if err := t.copies(t.o.Disks); err != nil {
+		if err := t.copies(t.o.Disks, diskImage); err != nil {
 			return err
 		}
 	} else if err := t.install(ctx); err != nil {
@@ -209,6 +231,14 @@ func (t *test) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := t.powerdown(ctx); err != nil {
+		return err
+	}
+	return t.keepFormed(ctx)
+}
+
+// powerdown presses all power buttons at the same time.
+func (t *test) powerdown(ctx context.Context) error {
 	return errors.Join(t.parallel(len(t.nodes), func(n *node) error { return n.session.Powerdown(ctx) })...)
 }
 
@@ -281,9 +311,6 @@ func (t *test) logs() []string {
 
 // prepare makes the switches and what each host needs.
 func (t *test) prepare() error {
-	if err := t.disks(); err != nil {
-		return err
-	}
 	t.switches = make(map[string]*vm.Switch)
 	for name := range t.o.Networks {
 		t.switches[name] = vm.NewSwitch()
@@ -300,6 +327,15 @@ func (t *test) prepare() error {
 
 // node prepares a host.
 func (t *test) node(h Host) (*node, error) {
+	work, err := t.room(h)
+	if err != nil {
+		return nil, err
+	}
+	return t.machine(h, work)
+}
+
+// machine makes a host's machine, which is off, with its files in work.
+func (t *test) machine(h Host, work string) (*node, error) {
 	n := &node{host: h, cables: make(map[string]*vm.Port)}
 	var cards []vm.NIC
 	for _, c := range h.cards(t.o.Site) {
@@ -309,10 +345,6 @@ func (t *test) node(h Host) (*node, error) {
 		}
 		n.cables[c.network] = s.Port(h.Name + "/" + c.network)
 		cards = append(cards, vm.NIC{MAC: c.mac, Port: n.cables[c.network]})
-	}
-	work, err := t.room(h)
-	if err != nil {
-		return nil, err
 	}
 	n.session = installtest.NewSession(installtest.Options{
 		ISO: t.o.ISO, Firmware: t.o.Firmware, Accel: t.o.Accel, PressEnter: t.o.PressEnter,

@@ -11,6 +11,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/skycover/sci-cd/pkg/hint"
 )
@@ -20,7 +21,7 @@ func (o Options) argv() ([]string, error) {
 	a := o.qemu()
 	a = append(a, "-name", comma(o.Name), "-nodefaults", "-no-user-config", "-display", "none")
 	a = append(a, o.machine()...)
-	a = append(a, "-smp", strconv.Itoa(o.CPUs), "-m", strconv.Itoa(o.Memory), "-rtc", "base=utc")
+	a = append(a, "-smp", strconv.Itoa(o.CPUs), "-m", strconv.Itoa(o.Memory), "-rtc", o.rtc(time.Now()))
 	a = append(a, "-device", "virtio-rng-pci")
 	if o.NoReboot {
 		a = append(a, "-no-reboot")
@@ -55,6 +56,14 @@ func (o Options) argv() ([]string, error) {
 		}
 	}
 	return a, nil
+}
+
+// rtc sets the machine's clock, which runs in UTC.
+func (o Options) rtc(now time.Time) string {
+	if o.Clock == 0 {
+		return "base=utc"
+	}
+	return "base=" + now.UTC().Add(o.Clock).Format("2006-01-02T15:04:05")
 }
 
 // qemu is the program itself with the places of its firmware.
@@ -265,10 +274,32 @@ func (o Options) create(ctx context.Context, d Disk) error {
 	if err != nil {
 		return fmt.Errorf("cannot create disk image: %w", err)
 	}
-	argv := append(o.program("qemu-img"), "create", "-q", "-f", "qcow2", "-F", "raw", "-b", backing, d.Path)
-	if out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput(); err != nil {
+	format := d.BackingFormat
+	if format == "" {
+		format = "raw"
+	}
+	if err := o.image(ctx, "create", "-q", "-f", "qcow2", "-F", format, "-b", backing, d.Path); err != nil {
 		os.Remove(d.Path)
-		return fmt.Errorf("cannot create disk image: %s: %w\n%s", strings.Join(argv, " "), err, out)
+		return fmt.Errorf("cannot create disk image: %w", err)
+	}
+	return nil
+}
+
+// image runs qemu-img.
+func (o Options) image(ctx context.Context, args ...string) error {
+	argv := append(o.program("qemu-img"), args...)
+	if out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", strings.Join(argv, " "), err, out)
+	}
+	return nil
+}
+
+// Rebase tells a qcow2 image of the differences to a raw image that the latter
+// is called otherwise now; a relative name counts from the directory of the
+// former. Not a byte of either is looked at. root is as Options.QEMURoot.
+func Rebase(ctx context.Context, root, image, backing string) error {
+	if err := (Options{QEMURoot: root}).image(ctx, "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", backing, image); err != nil {
+		return fmt.Errorf("cannot rebase disk image: %w", err)
 	}
 	return nil
 }

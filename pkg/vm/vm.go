@@ -49,10 +49,12 @@ type Disk struct {
 	Path   string // raw image; created sparse if it does not exist
 	Size   int64  // bytes, for an image to be created
 	Serial string // as the guest sees it, at most 20 characters; may be empty
-	// Backing is a raw image that the disk begins as and that stays as it is:
-	// Path is then a qcow2 image of the differences, which qemu-img creates if
-	// it does not exist. Size is ignored.
+	// Backing is an image that the disk begins as and that stays as it is: Path is
+	// then a qcow2 image of the differences, which qemu-img creates if it does not
+	// exist. Size is ignored.
 	Backing string
+	// BackingFormat is "raw" or "qcow2"; default raw.
+	BackingFormat string
 }
 
 // NIC is a virtio-net card. Its link is up.
@@ -90,6 +92,9 @@ type Options struct {
 	VGA      bool // a standard VGA card, needed for screenshots
 	NoReboot bool // a reboot by the guest ends the run
 	Shell    bool // root shell on the second serial line; see Machine.Shell
+	// Clock is how far the machine's clock is ahead of ours when it starts; it
+	// may be negative.
+	Clock time.Duration
 
 	Kernel, Initrd, Append string // direct boot, for tests
 
