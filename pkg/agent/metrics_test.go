@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -128,6 +129,15 @@ func TestExposition(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s\n%s", diff, text)
+	}
+	page, err := os.ReadFile("../../docs/install.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key := range got {
+		if name, _, _ := strings.Cut(key, "{"); !strings.Contains(string(page), "`"+name+"`") && !strings.Contains(string(page), "`"+name+"{") {
+			t.Errorf("docs/install.md does not name %s", name)
+		}
 	}
 	// A machine of which nothing is known has an answer all the same.
 	if got, err := parseExposition(new(Report).exposition("")); err != nil || len(got) != 3 {
