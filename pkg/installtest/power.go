@@ -63,6 +63,8 @@ func (s *Session) PowerCut() {
 type Said struct {
 	Text string // behind "sci-agent: "
 	At   time.Time
+
+	dead bool // not the agent's: the boot came to an end here
 }
 
 // Await waits for a line of the agent that matches and was printed at a time or
@@ -116,8 +118,8 @@ func (s *Session) OpenShell(ctx context.Context) error {
 // console is what the agent of one run of a machine says, read by a goroutine.
 type console struct {
 	mu      sync.Mutex
-	lines   []Said
-	dead    error         // what ended the boot or the machine
+	lines   []Said        // the last words of a boot among them
+	ended   bool          // the machine
 	changed chan struct{} // closed when something came
 	done    chan struct{} // closed when no more comes
 }
@@ -130,19 +132,18 @@ func listen(r *run, m *vm.Machine) *console {
 		for {
 			line, err := m.Expect(context.Background(), marker) // ends with the machine
 			if err != nil {
-				c.add(Said{}, vm.ErrEnded)
+				c.end()
 				return
 			}
-			if line.Groups[1] == "" {
-				c.add(Said{}, fmt.Errorf("the boot came to an end: %s", line.Text))
-				continue
+			said := Said{Text: strings.TrimSpace(line.Groups[1]), At: line.At}
+			if said.Text == "" {
+				said.Text, said.dead = line.Text, true
 			}
-			said := Said{strings.TrimSpace(line.Groups[1]), line.At}
 			r.say("%s", said.Text)
-			if step, ok := stepDone(said.Text); ok {
+			if step, ok := stepDone(said.Text); ok && !said.dead {
 				r.report.step(r.label, step, line.At)
 			}
-			c.add(said, nil)
+			c.add(said)
 		}
 	}()
 	return c
@@ -157,14 +158,22 @@ func stepDone(text string) (string, bool) {
 	return strings.CutSuffix(step, " ok")
 }
 
-func (c *console) add(said Said, dead error) {
+func (c *console) add(said Said) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if dead == nil {
-		c.lines = append(c.lines, said)
-	} else if c.dead == nil {
-		c.dead = dead
-	}
+	c.lines = append(c.lines, said)
+	c.tell()
+}
+
+func (c *console) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = true
+	c.tell()
+}
+
+// tell wakes who waits; c.mu is held.
+func (c *console) tell() {
 	close(c.changed)
 	c.changed = make(chan struct{})
 }
@@ -191,11 +200,16 @@ func (c *console) find(since time.Time, re *regexp.Regexp) (Said, bool, error) {
 	for _, l := range c.lines {
 		switch {
 		case l.At.Before(since):
+		case l.dead:
+			return l, false, fmt.Errorf("the boot came to an end: %s", l.Text)
 		case re.MatchString(l.Text):
 			return l, true, nil
 		case strings.HasPrefix(l.Text, "failed"):
 			return l, false, &agentError{l.Text}
 		}
 	}
-	return Said{}, false, c.dead
+	if c.ended {
+		return Said{}, false, vm.ErrEnded
+	}
+	return Said{}, false, nil
 }

@@ -234,7 +234,7 @@ func clockOff(ctx context.Context, s *Site) error {
 	if _, err := s.whole(ctx); err != nil {
 		return err
 	}
-	return s.until(ctx, s.name, 5*time.Minute, "the clocks agree", fmt.Sprintf("less than %v apart", maxSkew), func(ctx context.Context) (string, error) {
+	return s.until(ctx, s.name, time.Duration(float64(5*time.Minute)*s.o.hurry), "the clocks agree", fmt.Sprintf("less than %v apart", maxSkew), func(ctx context.Context) (string, error) {
 		var clocks []reading
 		out := ""
 		for _, n := range []*node{first, second} {
@@ -646,7 +646,7 @@ func (s *Site) same(ctx context.Context, tr *trial) error {
 	}
 	var sums []string
 	for _, n := range []*node{tr.master, tr.other} {
-		err := s.ask(ctx, n, installtest.Question{Name: "digest of the copy on this node", Want: "SHA-256 of the volume", Script: volumeScript(tr.name) + `sha256sum <"/dev/$v"`,
+		err := s.ask(ctx, n, installtest.Question{Name: "digest of the copy on this node", Want: "SHA-256 of the volume", Script: volumeScript(tr.name) + `sha256sum "/dev/$v"`,
 			Judge: func(out string) string {
 				sum, _, _ := strings.Cut(out, " ")
 				if len(sum) != 64 {
@@ -772,7 +772,7 @@ func diskFull(ctx context.Context, s *Site) error {
 	if err := s.shells(ctx, second); err != nil {
 		return err
 	}
-	if err := s.ask(ctx, second, installtest.Question{Name: "the root file system is filled", Want: "0 blocks free, for root too", Script: fillScript, Judge: full}); err != nil {
+	if err := s.ask(ctx, second, installtest.Question{Name: "the root file system is filled", Want: "nothing fits, of root's neither", Script: fillScript(s.filler()), Judge: full}); err != nil {
 		return err
 	}
 	filled := time.Now()
@@ -785,25 +785,28 @@ func diskFull(ctx context.Context, s *Site) error {
 	if err := s.pause(ctx, 0, time.Minute, "there is room again"); err != nil {
 		return err
 	}
-	if err := s.ask(ctx, second, installtest.Question{Name: "there is room again", Want: "status 0", Script: "rm " + filler + " && sync && df /", Judge: any0}); err != nil {
+	if err := s.ask(ctx, second, installtest.Question{Name: "there is room again", Want: "status 0", Script: "rm -f " + s.filler() + " && sync && df /", Judge: any0}); err != nil {
 		return err
 	}
 	_, err := s.whole(ctx)
 	return err
 }
 
-const filler = "/var/tmp/sci-test.fill"
+// filler is the file that takes all the room.
+func (s *Site) filler() string { return s.o.guestDir + ".fill" }
 
 // fillScript takes what is free for all at once, and what is kept for root by
 // writing until nothing fits.
-const fillScript = `f=` + filler + `
-fallocate -l "$(df --output=avail -B1 / | tail -n 1 | tr -d ' ')" $f || true
-dd if=/dev/zero bs=1M oflag=append conv=notrunc of=$f 2>/dev/null || true
-dd if=/dev/zero bs=4k oflag=append conv=notrunc of=$f 2>/dev/null || true
+func fillScript(filler string) string {
+	return fmt.Sprintf(`f=%s
+fallocate -l "$(df --output=avail -B1 / | tail -n 1 | tr -d ' ')" "$f" || true
+dd if=/dev/zero bs=1M oflag=append conv=notrunc of="$f" 2>/dev/null || true
+dd if=/dev/zero bs=4k oflag=append conv=notrunc of="$f" 2>/dev/null || true
 sync
-echo "free: $(stat -f -c %f /)"
-if echo x 2>/dev/null >$f.more && test -s $f.more; then echo "fits: yes"; else echo "fits: no"; fi
-rm -f $f.more`
+echo "free: $(stat -f -c %%f /)"
+if cp /bin/ls "$f.more" 2>/dev/null; then echo "fits: yes"; else echo "fits: no"; fi
+rm -f "$f.more"`, filler)
+}
 
 // full judges fillScript. A file system may keep a few blocks to itself.
 func full(out string) string {

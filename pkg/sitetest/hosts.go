@@ -49,6 +49,17 @@ func madeUp(site, host, network string) string {
 	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
 }
 
+// nodes is how many of the hosts are nodes of the cluster.
+func (o Options) nodes() int {
+	n := 0
+	for _, h := range o.Hosts {
+		if h.Role == "node" {
+			n++
+		}
+	}
+	return n
+}
+
 // wiring says where the cards lead to.
 func (h Host) wiring(o Options) []string {
 	var list []string

@@ -69,7 +69,7 @@ func (t *test) noInstances() string {
 	switch {
 	case len(t.o.Guest) == 0:
 		return "this sci-cd carries no guest"
-	case len(t.members()) < 2:
+	case t.o.nodes() < 2:
 		return "a site with one node has no mirrored disks"
 	case t.o.Accel != vm.KVM && t.qemu.Major < nested:
 		return fmt.Sprintf("QEMU %v cannot start instances inside emulated nodes, QEMU %d can: see --qemu-root", t.qemu, nested)

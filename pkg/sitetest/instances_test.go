@@ -176,17 +176,17 @@ fi` + commands["gnt-instance"]
 }
 
 func TestNoInstances(t *testing.T) {
-	two := []*node{{host: Host{Role: "node"}}, {host: Host{Role: "node"}}}
+	two := []Host{{Role: "node"}, {Role: "node"}}
 	old := vm.Version{Major: 7, Minor: 2}
 	for _, test := range []struct {
 		summary string
 		t       *test
 		want    string
 	}{
-		{"no guest", &test{nodes: two}, "carries no guest"},
-		{"one node", &test{nodes: two[:1], o: Options{Guest: []byte("x")}}, "one node has no mirrored disks"},
-		{"old QEMU", &test{nodes: two, qemu: old, o: Options{Guest: []byte("x"), Accel: vm.TCG}}, "QEMU 7.2 cannot start instances inside emulated nodes, QEMU 10 can: see --qemu-root"},
-		{"old QEMU, but KVM", &test{nodes: two, qemu: old, o: Options{Guest: []byte("x"), Accel: vm.KVM}}, ""},
+		{"no guest", &test{o: Options{Hosts: two}}, "carries no guest"},
+		{"one node", &test{o: Options{Hosts: two[:1], Guest: []byte("x")}}, "one node has no mirrored disks"},
+		{"old QEMU", &test{qemu: old, o: Options{Hosts: two, Guest: []byte("x"), Accel: vm.TCG}}, "QEMU 7.2 cannot start instances inside emulated nodes, QEMU 10 can: see --qemu-root"},
+		{"old QEMU, but KVM", &test{qemu: old, o: Options{Hosts: two, Guest: []byte("x"), Accel: vm.KVM}}, ""},
 	} {
 		got := test.t.noInstances()
 		if (got == "") != (test.want == "") || !strings.Contains(got, test.want) {

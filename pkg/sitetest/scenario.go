@@ -112,7 +112,7 @@ func (t *test) faults(ctx context.Context, list []Scenario, seed uint64) error {
 		}
 	}
 	if !t.identity.Formed && slices.ContainsFunc(list, func(s Scenario) bool { return s.Formed && t.unfit(s) == "" }) {
-		list = slices.Insert(slices.Clone(list), 0, form(len(t.o.Hosts)))
+		list = slices.Insert(slices.Clone(list), 0, form(t.o.nodes()))
 	}
 	for _, s := range list {
 		if err := t.scenario(ctx, s, base, seed); err != nil {
@@ -135,13 +135,7 @@ func (t *test) installed(ctx context.Context) error {
 
 // unfit says why a scenario cannot be run here; empty: it can.
 func (t *test) unfit(s Scenario) string {
-	nodes := 0
-	for _, h := range t.o.Hosts {
-		if h.Role == "node" {
-			nodes++
-		}
-	}
-	switch {
+	switch nodes := t.o.nodes(); {
 	case !t.o.Cluster:
 		return "the site has no cluster"
 	case nodes != s.Nodes:
