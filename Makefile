@@ -15,10 +15,10 @@ GOLANGCI_LINT_VERSION := v2.6.2
 TOOLS   := $(CURDIR)/.tools
 
 .DEFAULT_GOAL := help
-.PHONY: help iso iso-bookworm iso-image iso-cluster build agent guest test test-unit test-mirror test-iso test-boot test-install test-cluster reproduce bench bench-install fuzz lint vet shellcheck generate deps clean
+.PHONY: help iso iso-bookworm iso-image iso-cluster build agent guest test test-unit test-mirror test-iso test-boot test-install test-cluster test-cluster-faults reproduce bench bench-install fuzz lint vet shellcheck generate deps clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | awk -F'\t' '{printf "  %-14s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | awk -F'\t' '{printf "  %-19s %s\n", $$1, $$2}'
 
 # The agent is carried inside the builder, packed, so that building an ISO needs
 # no Go. Its bytes depend on its sources alone.
@@ -76,6 +76,9 @@ test-install: iso ## installs a node in QEMU: BIOS and UEFI, no network
 
 test-cluster: iso-cluster ## installs the site's nodes in QEMU, until they are a cluster
 	scripts/test-cluster
+
+test-cluster-faults: iso-cluster ## what goes wrong: power, cables, clocks, disks, nodes lost (ONLY=, SEED=)
+	scripts/test-cluster-faults
 
 reproduce: build ## two builds of one site, byte for byte
 	scripts/reproduce

@@ -162,6 +162,78 @@ func TestSeveralHosts(t *testing.T) {
 	}
 }
 
+// sections is a report on several tests.
+func sections() *Report {
+	s := time.Second
+	return &Report{
+		Title: "lab.iso: the site lab, 2 machines, faults", Started: time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC), Duration: 1000 * s,
+		Sections: []*Section{
+			{Name: "late", About: "One node comes much later.", Until: 400 * s},
+			{Name: "three", About: "Three nodes <form> a cluster.", From: 400 * s, Until: 400 * s, Skipped: "this site has 2 nodes"},
+			{Name: "clock", About: "A clock is off.", From: 400 * s, Until: 1000 * s},
+		},
+		Phases: []Phase{
+			{Name: "step: cluster", From: 100 * s, Until: 400 * s, Host: "node1", Section: "late"},
+			{Name: "step: cluster", From: 500 * s, Until: 700 * s, Host: "node1", Section: "clock"}, {Name: "no power", From: 600 * s, Until: 1000 * s, Host: "node2", Section: "clock"},
+		},
+		Checks: []*Check{
+			{Section: "late", Stage: "late", Name: "node1 says for whom it waits", Want: "a line", Output: "step nodes retry 1", Done: true, Duration: 120 * s},
+			{Section: "late", Host: "node2", Stage: "system", Name: "no failed units", Want: "none", Done: true, Duration: s},
+			{Section: "late", Host: "node1", Stage: "system", Name: "no failed units", Want: "none", Done: true, Duration: s},
+			{Section: "three", Name: "three", Done: true, Skipped: "this site has 2 nodes"},
+			{Section: "clock", Stage: "clock", Name: "the clocks agree", Want: "less than 2m30s apart", Done: true, Problem: "they are up to 1h0m1s apart", Duration: 3 * s},
+		},
+	}
+}
+
+func TestSections(t *testing.T) {
+	page, err := sections().HTML()
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "sections.golden.html", page[bytes.Index(page, []byte("<body")):])
+	junit, err := sections().JUnit()
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "sections.golden.xml", junit)
+	var titles []string
+	for _, c := range sections().Checks {
+		titles = append(titles, c.Title())
+	}
+	want := []string{"late: node1 says for whom it waits", "late: node2: no failed units", "late: node1: no failed units", "three", "clock: the clocks agree"}
+	if d := cmp.Diff(want, titles); d != "" {
+		t.Errorf("titles (-want +got):\n%s", d)
+	}
+}
+
+// TestSectionsInTime: what is noted belongs to the section that is open, and no
+// phase goes on behind its end.
+func TestSectionsInTime(t *testing.T) {
+	r := NewReport("x")
+	r.BeginSection("a", "")
+	r.PhaseAt("node1", "step", time.Now())
+	r.Close(r.Begin("", "a", "one", ""), "no")
+	r.BeginSection("b", "")
+	r.Close(r.Begin("", "b", "two", ""), "")
+	r.SkipSection("c", "", "no reason")
+	r.Close(r.Begin("", "", "behind all", ""), "")
+	r.Finish(nil)
+	var got []string
+	for _, c := range r.Checks {
+		got = append(got, c.Title())
+	}
+	if d := cmp.Diff([]string{"a: one", "b: two", "c", "behind all"}, got); d != "" {
+		t.Errorf("checks (-want +got):\n%s", d)
+	}
+	if p := r.Phases[0]; p.Section != "a" || p.open || p.Until > r.Sections[0].Until {
+		t.Errorf("phase %+v, section %+v", p, r.Sections[0])
+	}
+	if len(r.FailedIn("a")) != 1 || len(r.FailedIn("b")) != 0 || r.Sections[2].Skipped == "" || r.EndSection() != nil {
+		t.Errorf("failed in a: %d, in b: %d, sections %+v", len(r.FailedIn("a")), len(r.FailedIn("b")), r.Sections)
+	}
+}
+
 func TestSummary(t *testing.T) {
 	r := sample(t)
 	if got, want := r.Summary(), "2 of 4 checks failed, 1000 s"; got != want {

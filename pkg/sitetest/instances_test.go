@@ -259,6 +259,8 @@ func TestShellcheck(t *testing.T) {
 	scripts := map[string]string{
 		"bring": bringScript("/var/lib/sci-test", []byte("x")), "add": addScript(tr), "scan": scanScript("/d", "x"),
 		"logs": tr.logs(), "get": tr.get("/status"), "nodes": nodeList, "serial": readSerial,
+		"refused": refusedScript(" --powered-off 'node1'", "x.lab.example"), "out": outScript("192.168.50.10", "x.lab.example"),
+		"fill": fillScript("/var/lib/sci-test.fill"), "loot": lootScript("AAAA"), "volume": volumeScript("x") + `sha256sum "/dev/$v"`,
 	}
 	for _, q := range append(hostQuestions(), tt.clusterQuestions()...) {
 		scripts[q.Name] = q.Script

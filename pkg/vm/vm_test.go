@@ -283,6 +283,20 @@ func readGolden(t *testing.T, name, got string) string {
 
 // A QEMU that refuses its arguments must be quoted, not reported as a broken
 // connection.
+func TestClock(t *testing.T) {
+	now := time.Date(2026, 12, 31, 23, 30, 1, 0, time.FixedZone("CET", 3600))
+	for _, c := range []struct {
+		ahead time.Duration
+		want  string
+	}{
+		{0, "base=utc"}, {time.Hour, "base=2026-12-31T23:30:01"}, {2 * time.Hour, "base=2027-01-01T00:30:01"}, {-time.Hour, "base=2026-12-31T21:30:01"},
+	} {
+		if got := (Options{Clock: c.ahead}).rtc(now); got != c.want {
+			t.Errorf("%v ahead: %s; want %s", c.ahead, got, c.want)
+		}
+	}
+}
+
 func TestStartQuotesQEMU(t *testing.T) {
 	fake := filepath.Join(t.TempDir(), "qemu")
 	if err := os.WriteFile(fake, []byte("#!/bin/sh\necho 'qemu: no such device: pigeon' >&2\nexit 1\n"), 0o755); err != nil {
