@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"io"
 	"io/fs"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/skycover/sci-cd/pkg/agent"
 	"github.com/skycover/sci-cd/pkg/hint"
+	"github.com/skycover/sci-cd/pkg/run"
 )
 
 func newStatus() *cobra.Command {
@@ -18,34 +20,38 @@ func newStatus() *cobra.Command {
 	var root string
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show how far this machine is",
+		Short: "Show how far this machine is, and its cluster as it sees it",
 		RunE: func(c *cobra.Command, _ []string) error {
-			return status(c.OutOrStdout(), root, asJSON)
+			return status(c.Context(), c.OutOrStdout(), root, asJSON)
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print the state as JSON")
-	cmd.Flags().StringVar(&root, "root", "/", "look at the system below this directory")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print all of it as JSON")
+	cmd.Flags().StringVar(&root, "root", "/", "look at the files of the system below this directory, and nothing else")
 	return cmd
 }
 
-func status(w io.Writer, root string, asJSON bool) error {
+func status(ctx context.Context, w io.Writer, root string, asJSON bool) error {
 	name := filepath.Join(root, agent.StateFile)
 	if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) {
 		return hint.New(errors.New("cannot show the status: the agent has not run on this machine yet"),
 			"see: systemctl status sci-agent")
 	}
-	st, err := agent.ReadState(name)
+	o := agent.ReportOptions{Root: root, Superuser: true}
+	if filepath.Clean(root) == "/" { // else it is not about the machine that runs
+		o = agent.ReportOptions{Root: "/", Runner: run.Host{}, Ask: true, Superuser: os.Geteuid() == 0}
+	}
+	r, err := agent.ReadReport(ctx, o)
 	if err != nil {
 		return hint.New(err, "start it anew: systemctl restart sci-agent")
 	}
-	show := st.Print
+	show := r.Print
 	if asJSON {
-		show = st.PrintJSON
+		show = r.PrintJSON
 	}
 	if err := show(w); err != nil {
 		return err
 	}
-	if st.State != agent.IsReady {
+	if r.State.State != agent.IsReady {
 		return errNotReady
 	}
 	return nil

@@ -275,7 +275,7 @@ func TestTakeOver(t *testing.T) {
 	refused("it lives", "node1 is alive: it answers on lan", "gnt-cluster master-failover", off)
 	_ = l.Close()
 	two.put("proc/drbd", " 0: cs:Connected ro:Secondary/Primary ds:UpToDate/UpToDate C r-----\n", 0o444)
-	refused("a disk is connected", "node1 is alive", "/proc/drbd", off)
+	refused("a disk is connected", "is alive: a mirrored disk", "/proc/drbd", off)
 	two.put("proc/drbd", " 0: cs:WFConnection ro:Secondary/Unknown ds:UpToDate/DUnknown C r-----\n", 0o444)
 
 	first := true
@@ -310,6 +310,39 @@ func TestTakeOver(t *testing.T) {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("it says %q; want %q", out.String(), want)
 		}
+	}
+}
+
+// After a power cut of the whole site one machine is left, and it is the master.
+func TestTakeOverByMaster(t *testing.T) {
+	w := formed(t)
+	one := w.nodes["node1"]
+	one.Addresses = func(string) ([]netip.Prefix, error) { return nil, nil }
+	clear(one.up)
+	err := one.TakeOver(t.Context(), TakeOverOptions{})
+	if err == nil || !strings.Contains(hint.Of(err), "--powered-off node2") || w.called("node1", "env ") > 0 {
+		t.Errorf("%v (hint %q)", err, hint.Of(err))
+	}
+	l, err := net.Listen("tcp", "127.50.0.12:22")
+	if err != nil {
+		t.Fatal(err)
+	}
+	off := TakeOverOptions{PoweredOff: []string{"node2"}}
+	if err := one.TakeOver(t.Context(), off); err == nil || !strings.Contains(err.Error(), "node2 is alive") {
+		t.Errorf("with node2 alive: %v", err)
+	}
+	one.startDaemons(true) // a master that is up must not drop a living node either
+	if err := one.TakeOver(t.Context(), off); err == nil || w.called("node1", "gnt-node") > 0 {
+		t.Errorf("with node2 alive and the daemons up: %v", err)
+	}
+	_ = l.Close()
+	clear(one.up)
+	if err := one.TakeOver(t.Context(), off); err != nil {
+		t.Fatal(err)
+	}
+	const want = "env EXTRA_WCONFD_ARGS=--no-voting --yes-do-it EXTRA_LUXID_ARGS=--no-voting --yes-do-it /usr/lib/ganeti/daemon-util start-master"
+	if w.called("node1", want) != 1 || w.called("node1", "gnt-node modify --offline=yes --auto-promote node2.lab.example") != 1 {
+		t.Errorf("commands: %s", strings.Join(w.calls, "\n"))
 	}
 }
 

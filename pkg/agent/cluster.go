@@ -12,6 +12,7 @@ import (
 
 	"github.com/skycover/sci-cd/pkg/enrol"
 	"github.com/skycover/sci-cd/pkg/ganeti"
+	"github.com/skycover/sci-cd/pkg/hint"
 	"github.com/skycover/sci-cd/pkg/site"
 )
 
@@ -19,6 +20,7 @@ const (
 	volumeGroup = "xenvg" // as preseed/disk.yaml names it
 	lan         = "lan"
 	backbone    = "backbone"
+	nodedPort   = ganeti.NodedPort
 	// formingFile is there while gnt-cluster init runs: what it left is worth
 	// nothing if it was cut off.
 	formingFile = "var/lib/sci/cluster.forming"
@@ -29,6 +31,7 @@ const (
 // master is, and the master alone works on what belongs to all.
 func (n *Node) clusterSteps() []Step {
 	return []Step{
+		{Name: "address", Done: n.addressDone, Do: n.addressDo},
 		{Name: "storage", Done: n.storageDone, Do: n.storageDo},
 		{Name: "drbd", Done: n.drbdDone, Do: n.drbdDo},
 		{Name: "os", Done: n.osDone, Do: n.osDo},
@@ -151,7 +154,8 @@ func (n *Node) start(ctx context.Context, master bool) error {
 	if up, err := g.Up(ctx, true); err != nil || up {
 		return err
 	}
-	return &Waiting{For: "enough other nodes to be up: Ganeti starts no master without them"}
+	return hint.New(&Waiting{For: "enough other nodes to be up: Ganeti starts no master without them"},
+		"if they are gone for good: sci-agent takeover --powered-off NODE")
 }
 
 // takenOver reports whether the cluster's address is another machine's now.
@@ -165,17 +169,17 @@ func (n *Node) takenOver(ctx context.Context) bool {
 			return false
 		}
 	}
-	return n.answers(ctx, n.Site.Cluster.Address, ganeti.NodedPort)
+	return n.answers(ctx, n.Site.Cluster.Address, nodedPort)
 }
 
 // otherCluster is who already answers as a node of a cluster, "" for nobody.
 func (n *Node) otherCluster(ctx context.Context) (string, error) {
 	for _, h := range n.others() {
-		if n.answers(ctx, h.Addresses[lan], ganeti.NodedPort) {
+		if n.answers(ctx, h.Addresses[lan], nodedPort) {
 			return h.Name, nil
 		}
 	}
-	if n.answers(ctx, n.Site.Cluster.Address, ganeti.NodedPort) && !n.exists(formingFile) {
+	if n.answers(ctx, n.Site.Cluster.Address, nodedPort) && !n.exists(formingFile) {
 		return n.clusterName(), nil
 	}
 	return "", nil

@@ -74,6 +74,7 @@ func newLab(t *testing.T) *lab {
 	for _, name := range []string{"node1", "node2"} {
 		n := &labNode{w: w, name: name, up: make(map[string]bool)}
 		n.Node = &Node{Root: t.TempDir(), Runner: n, Version: "test", Say: n.hear, Journal: t.Output(), Pause: 20 * time.Millisecond,
+			Probe:  func(context.Context, string, netip.Addr) (string, error) { return "", nil },
 			Uptime: func() (string, time.Duration, error) { return "b00t", time.Minute, nil }}
 		s, err := site.FromJSON([]byte(clusterSite))
 		if err != nil {
@@ -163,13 +164,13 @@ func (n *labNode) does(argv []string) (string, error) {
 		if last == "sci-agent.service" {
 			break
 		}
-		n.start(n.text("var/lib/ganeti/ssconf_master_node") == n.name+".lab.example\n")
+		n.startDaemons(n.text("var/lib/ganeti/ssconf_master_node") == n.name+".lab.example\n")
 	case "gnt-cluster init":
 		n.put("root/.ssh/id_rsa.pub", rootKey+" root@node1\n", 0o644)
 		n.put("var/lib/ganeti/ssconf_cluster_name", last+"\n", 0o644)
 		n.put("var/lib/ganeti/ssconf_master_node", n.name+".lab.example\n", 0o644)
 		n.write(&labConfig{Serial: 1}, argv)
-		n.start(true)
+		n.startDaemons(true)
 	case "gnt-cluster modify":
 		n.write(n.config(), argv)
 	case "gnt-cluster redist-conf":
@@ -190,7 +191,9 @@ func (n *labNode) does(argv []string) (string, error) {
 		return o.text("var/lib/ganeti/config.data"), nil
 	case "gnt-cluster master-failover":
 		n.put("var/lib/ganeti/ssconf_master_node", n.name+".lab.example\n", 0o644)
-		n.start(true)
+		n.startDaemons(true)
+	case "env EXTRA_WCONFD_ARGS=--no-voting --yes-do-it":
+		n.startDaemons(true)
 	case "gnt-node modify", "gnt-instance failover", "gnt-instance activate-disks":
 	case "ping -c":
 		return "", errors.New("exit status 1")
@@ -200,7 +203,7 @@ func (n *labNode) does(argv []string) (string, error) {
 	return "", nil
 }
 
-func (n *labNode) start(master bool) {
+func (n *labNode) startDaemons(master bool) {
 	n.up["ganeti-noded"] = true
 	if master {
 		n.up["ganeti-wconfd"], n.up["ganeti-luxid"] = true, true
@@ -225,7 +228,7 @@ func (n *labNode) add(name string) error {
 	}
 	o.put("var/lib/ganeti/ssconf_node_list", "node1.lab.example\nnode2.lab.example\n", 0o644)
 	o.put("var/lib/ganeti/config.data", `{"serial_no": 1, "cluster": {"cluster_name": "stale"}}`, 0o600)
-	o.start(false)
+	o.startDaemons(false)
 	return nil
 }
 
@@ -510,6 +513,21 @@ func TestClusterStops(t *testing.T) {
 			w.nodes["node1"].put("var/lib/ganeti/ssconf_cluster_name", "other.example\n", 0o644)
 			return w.nodes["node1"]
 		}, "this machine is a node of another cluster, other.example", "cluster.name"},
+		{"address", func(w *lab) *labNode {
+			w.nodes["node2"].Probe = func(_ context.Context, bridge string, a netip.Addr) (string, error) {
+				return "52:54:00:00:00:99", nil
+			}
+			return w.nodes["node2"]
+		}, "is in use by the machine with the network card 52:54:00:00:00:99", "another address"},
+		{"address of the cluster", func(w *lab) *labNode {
+			w.nodes["node1"].Probe = func(_ context.Context, bridge string, a netip.Addr) (string, error) {
+				if a.String() == "127.50.0.10" {
+					return "52:54:00:00:00:99", nil
+				}
+				return "", nil
+			}
+			return w.nodes["node1"]
+		}, "the cluster's address, 127.50.0.10, is in use", "another address"},
 		{"no credential", func(w *lab) *labNode {
 			_ = os.Remove(w.nodes["node2"].path(enrol.File))
 			return w.nodes["node2"]

@@ -58,7 +58,7 @@ func (c *Console) Tell(ctx context.Context, e Event) {
 			"then: systemctl restart sci-agent")
 	case Ready:
 		c.line(5, "ready")
-		c.banner(ctx, "is ready", c.where())
+		c.banner(ctx, isReady, c.readyLines()...)
 	case Trouble:
 		c.journal(4, e.Err.Error())
 	}
@@ -142,6 +142,16 @@ func (c *Console) journal(priority int, text string) {
 // banner rewrites the text above the login prompt and has the prompts that
 // nobody types at shown again.
 func (c *Console) banner(ctx context.Context, what string, more ...string) {
+	unlock := c.Node.lockBanner()
+	changed := c.writeBanner(what, more...)
+	unlock()
+	if changed && c.Node.exists("usr/sbin/agetty") {
+		_ = c.Node.command(ctx, "agetty", "--reload")
+	}
+}
+
+// writeBanner reports whether the banner changed.
+func (c *Console) writeBanner(what string, more ...string) bool {
 	name := "This machine"
 	if c.Node.Host != nil {
 		name = fmt.Sprintf("%s (role %s)", c.Node.fqdn(), c.Node.Host.Role)
@@ -160,9 +170,7 @@ func (c *Console) banner(ctx context.Context, what string, more ...string) {
 	if err != nil {
 		c.journal(4, "cannot write the banner: "+err.Error())
 	}
-	if changed && c.Node.exists("usr/sbin/agetty") {
-		_ = c.Node.command(ctx, "agetty", "--reload")
-	}
+	return changed
 }
 
 // where lists the host's addresses: "lan 192.168.50.11, backbone 10.101.200.11".

@@ -21,7 +21,13 @@
 // (what `sci-agent status` shows), the banner /etc/issue.d/sci.issue above the
 // login prompt, the journal, and one line an event to /dev/console.
 //
+// Three look at the machine and its cluster without changing anything, also while
+// no plan runs: [ReadReport] for `sci-agent status`, [ServeMetrics] for Prometheus,
+// [RefreshBanner] for whoever stands before the screen.
+//
 // Sources: systemd.network(5), systemd.netdev(5), sources.list(5) (deb822),
 // chrony.conf(5), timesyncd.conf(5), hosts(5), resolv.conf(5), agetty(8); the
-// FQDN as host name is what gnt-cluster(8) asks for.
+// FQDN as host name is what gnt-cluster(8) asks for. /proc/drbd as the kernel's
+// drbd_proc.c writes it, Ganeti's ssconf files (ganeti(7)), chronyc(1), Prometheus's
+// text format 0.0.4.
 package agent

@@ -27,6 +27,9 @@ type Node struct {
 	Addresses func(iface string) ([]netip.Prefix, error)
 	// Dial connects to another machine over TCP; nil is the network's own.
 	Dial func(ctx context.Context, to netip.AddrPort) (net.Conn, error)
+	// Probe asks a network for the machine that has an address, see probeARP; nil
+	// is that.
+	Probe func(ctx context.Context, bridge string, a netip.Addr) (mac string, err error)
 	// Uptime is the boot and how long it has lasted; nil asks the kernel.
 	Uptime func() (boot string, up time.Duration, err error)
 	// Version is the agent's.
@@ -62,7 +65,14 @@ func (n *Node) Steps() []Step {
 		{Name: "apt", Done: n.aptDone, Do: n.aptDo},
 	}
 	// Who it is said to be decides on the plan, who it is the first step.
-	if s, h, err := n.claimed(); err == nil && inCluster(s, h) {
+	s, h, err := n.claimed()
+	if err != nil {
+		return steps
+	}
+	if n.metricsPlanned(s) {
+		steps = append(steps, Step{Name: "metrics", Done: n.metricsDone, Do: n.metricsDo})
+	}
+	if inCluster(s, h) {
 		steps = append(steps, n.clusterSteps()...)
 	}
 	return steps

@@ -38,8 +38,7 @@ func (n *Node) TakeOver(ctx context.Context, o TakeOverOptions) error {
 	case lost == "":
 		return hint.New(errors.New("this machine is in no cluster"), "see how far it is: sci-agent status")
 	case lost == n.fqdn():
-		say(o.Out, "this machine is the master")
-		return n.takeInstances(ctx, o)
+		return n.goOnAlone(ctx, o)
 	}
 	if err := n.mayTakeOver(ctx, lost, o); err != nil {
 		return err
@@ -57,10 +56,22 @@ func (n *Node) TakeOver(ctx context.Context, o TakeOverOptions) error {
 
 // mayTakeOver refuses while the old master may be alive.
 func (n *Node) mayTakeOver(ctx context.Context, lost string, o TakeOverOptions) error {
-	name := strings.TrimSuffix(lost, "."+n.Site.Domain)
+	if err := n.isOff(ctx, lost, o); err != nil {
+		return err
+	}
+	if n.mirrorsTo() {
+		return hint.New(fmt.Errorf("%s is alive: a mirrored disk of this machine is connected to it", lost),
+			"look at /proc/drbd; power it off if it hangs")
+	}
+	return nil
+}
+
+// isOff refuses unless a node answers nowhere and the admin says that it is off.
+func (n *Node) isOff(ctx context.Context, node string, o TakeOverOptions) error {
+	name := strings.TrimSuffix(node, "."+n.Site.Domain)
 	h, ok := n.Site.Host(name)
 	if !ok {
-		return fmt.Errorf("the master is %s, which the site file does not name", lost)
+		return fmt.Errorf("the cluster has a node %s, which the site file does not name", node)
 	}
 	for network, a := range h.Addresses {
 		if n.alive(ctx, a) {
@@ -68,20 +79,54 @@ func (n *Node) mayTakeOver(ctx context.Context, lost string, o TakeOverOptions) 
 				"while it lives the master's place is given, not taken: gnt-cluster master-failover on this machine")
 		}
 	}
-	if n.mirrorsTo(ctx) {
-		return hint.New(fmt.Errorf("%s is alive: a mirrored disk of this machine is connected to it", name),
-			"look at /proc/drbd; power it off if it hangs")
-	}
-	if !slices.Contains(o.PoweredOff, name) && !slices.Contains(o.PoweredOff, lost) {
+	if !o.off(node, name) {
 		return hint.New(fmt.Errorf("%s does not answer, but that does not mean that it is off: a switch or a cable may be dead, and its instances running", name),
 			"switch it off, by its button or its management controller, and then: sci-agent takeover --powered-off "+name)
 	}
 	return nil
 }
 
+// off reports whether the admin has named a node.
+func (o TakeOverOptions) off(node, name string) bool {
+	return slices.Contains(o.PoweredOff, name) || slices.Contains(o.PoweredOff, node)
+}
+
+// goOnAlone serves a master whose other nodes are gone: Ganeti asks them before
+// it starts its daemons, and waits for ever.
+func (n *Node) goOnAlone(ctx context.Context, o TakeOverOptions) error {
+	g := n.ganeti()
+	up, err := g.Up(ctx, true)
+	if err != nil {
+		return err
+	}
+	say(o.Out, "this machine is the master")
+	if up {
+		return n.takeInstances(ctx, o)
+	}
+	if n.takenOver(ctx) {
+		return hint.New(errors.New("another node is the master now: the cluster's address is there"), "on it: sci-agent join "+n.Host.Name)
+	}
+	cfg, err := g.Config()
+	if err != nil {
+		return err
+	}
+	for _, node := range cfg.Nodes {
+		if node.Name == n.fqdn() || node.Offline {
+			continue
+		}
+		if err := n.isOff(ctx, node.Name, o); err != nil {
+			return err
+		}
+	}
+	if err := g.StartAlone(ctx); err != nil {
+		return err
+	}
+	return n.takeInstances(ctx, o)
+}
+
 // alive reports whether a machine answers in any way.
 func (n *Node) alive(ctx context.Context, a netip.Addr) bool {
-	for _, port := range []uint16{ganeti.NodedPort, 22} {
+	for _, port := range []uint16{nodedPort, 22} {
 		if n.answers(ctx, a, port) {
 			return true
 		}
@@ -91,7 +136,7 @@ func (n *Node) alive(ctx context.Context, a netip.Addr) bool {
 
 // mirrorsTo reports whether the kernel is connected to the other side of any
 // mirrored disk while there are only two nodes; of more, that tells nothing.
-func (n *Node) mirrorsTo(context.Context) bool {
+func (n *Node) mirrorsTo() bool {
 	data, _, _ := n.read("proc/drbd")
 	return len(n.Site.Nodes()) == 2 && strings.Contains(string(data), "cs:Connected")
 }
@@ -159,10 +204,13 @@ func (n *Node) takeInstances(ctx context.Context, o TakeOverOptions) error {
 	var errs []error
 	for _, node := range cfg.Nodes {
 		name := strings.TrimSuffix(node.Name, "."+n.Site.Domain)
-		if node.Name == n.fqdn() || !slices.Contains(o.PoweredOff, name) && !slices.Contains(o.PoweredOff, node.Name) {
+		if node.Name == n.fqdn() || !o.off(node.Name, name) {
 			continue
 		}
 		if !node.Offline {
+			if err := n.isOff(ctx, node.Name, o); err != nil {
+				return err
+			}
 			say(o.Out, "%s is out of the cluster until: sci-agent join %s", node.Name, name)
 			if err := g.Offline(ctx, node.Name); err != nil {
 				return err

@@ -1,5 +1,7 @@
 // Package agentdeb describes the Debian package of the agent: the binary, its
-// unit, its manual page and the scripts that enable the unit.
+// units, its manual page and the scripts that enable the agent. What the agent
+// shows (banner, metrics) are units of their own: a timer that starts along with
+// the agent, and a service that the agent enables where the site file says so.
 //
 // Sources: Debian policy 6.5 (maintainer scripts), 10.7 (configuration files),
 // 12 (documentation); deb-systemd-helper(1p) and dh_installsystemd(1), whose
@@ -105,6 +107,9 @@ func content(binary []byte, version string, t time.Time) (*tree.Tree, error) {
 		out.AddBytes(log, 0o644, zipped),
 		out.AddBytes("usr/share/man/man8/sci-agent.8.gz", 0o644, manual),
 		addEmbedded(out, "usr/lib/systemd/system/sci-agent.service", "sci-agent.service"),
+		addEmbedded(out, "usr/lib/systemd/system/sci-agent-banner.service", "sci-agent-banner.service"),
+		addEmbedded(out, "usr/lib/systemd/system/sci-agent-banner.timer", "sci-agent-banner.timer"),
+		addEmbedded(out, "usr/lib/systemd/system/sci-agent-metrics.service", "sci-agent-metrics.service"),
 		addEmbedded(out, "usr/share/doc/sci-agent/copyright", "copyright"),
 		addEmbedded(out, "usr/share/lintian/overrides/sci-agent", "overrides"),
 	)

@@ -71,7 +71,10 @@ func TestInstall(t *testing.T) {
 	if out := sh("systemctl is-enabled sci-agent.service"); out != "enabled\n" {
 		t.Errorf("systemctl is-enabled = %q", out)
 	}
-	if out := sh("systemd-analyze verify --man=no /usr/lib/systemd/system/sci-agent.service 2>&1"); strings.Contains(out, "sci-agent") {
+	if out := sh("systemctl is-enabled sci-agent-metrics.service || true"); out != "disabled\n" {
+		t.Errorf("systemctl is-enabled of the metrics = %q; only the site file switches them on", out)
+	}
+	if out := sh("systemd-analyze verify --man=no /usr/lib/systemd/system/sci-agent*.service /usr/lib/systemd/system/sci-agent-banner.timer 2>&1"); strings.Contains(out, "sci-agent") {
 		t.Errorf("systemd-analyze: %s", out)
 	}
 	if out := sh("sci-agent version"); out != "sci-agent 0.1\n" {
@@ -83,6 +86,8 @@ func TestInstall(t *testing.T) {
 		t.Errorf("after an upgrade systemctl is-enabled = %q; want the admin's choice kept", out)
 	}
 	sh("systemctl enable sci-agent.service")
+	// What the agent's step metrics does.
+	sh("systemctl enable sci-agent-metrics.service; echo LISTEN=127.0.0.1:9198 >/etc/default/sci-agent-metrics")
 	sh("echo node1 >/etc/sci/host; echo {} >/etc/sci/site.json; mkdir -p /var/lib/sci /etc/issue.d; echo x >/var/lib/sci/state.json; echo x >/etc/issue.d/sci.issue")
 	sh("dpkg --remove sci-agent && test -e /etc/sci/host && test -e /var/lib/sci/state.json && test ! -e /etc/issue.d")
 	sh("dpkg --purge sci-agent")

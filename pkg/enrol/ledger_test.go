@@ -216,6 +216,30 @@ func TestLedgerFile(t *testing.T) {
 	}
 }
 
+// TestLook wants a reader to leave no trace, and to see what is there.
+func TestLook(t *testing.T) {
+	m := newMaster(t, medium(t, "disc")["node1"])
+	m.clock.set("a", time.Hour)
+	before, err := os.ReadFile(m.ledger.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Look(m.ledger.path, m.clock.uptime)
+	if err != nil || len(got) == 0 || got[0].Host != "node2" || got[0].State != StateOpen || got[0].Left != Window-time.Hour {
+		t.Errorf("Look = %+v, %v", got, err)
+	}
+	if after, err := os.ReadFile(m.ledger.path); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("Look changed the ledger: %v", err)
+	}
+	nowhere := filepath.Join(t.TempDir(), "ledger")
+	if got, err := Look(nowhere, nil); err != nil || got != nil {
+		t.Errorf("Look where there is none = %+v, %v", got, err)
+	}
+	if left, _ := filepath.Glob(nowhere + "*"); left != nil {
+		t.Errorf("Look made %v", left)
+	}
+}
+
 // TestRunningTime guards that reading counts up to now, and that what was
 // counted is kept.
 func TestRunningTime(t *testing.T) {

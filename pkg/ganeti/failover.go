@@ -26,6 +26,14 @@ func (c *Cluster) TakeOver(ctx context.Context, alone bool) error {
 	return err
 }
 
+// StartAlone starts the master's daemons without asking the other nodes whether
+// this one is the master; the caller knows that they are off.
+func (c *Cluster) StartAlone(ctx context.Context) error {
+	const alone = "--no-voting --yes-do-it"
+	_, err := c.command(ctx, "env", "EXTRA_WCONFD_ARGS="+alone, "EXTRA_LUXID_ARGS="+alone, daemonUtil, "start-master")
+	return err
+}
+
 // Offline tells the cluster that a node is off, and lets another become a
 // candidate in its place.
 func (c *Cluster) Offline(ctx context.Context, node string) error {

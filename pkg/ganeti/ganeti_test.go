@@ -274,3 +274,30 @@ Sun Nov 22 20:11:10 2026   - WARNING: hypervisor kvm parameter assessment: x
 		t.Errorf("Verify of a sound cluster = %v, %v", v, err)
 	}
 }
+
+func TestTold(t *testing.T) {
+	g := newCluster(t, &fake{}, map[string]string{
+		"var/lib/ganeti/ssconf_cluster_name":      "cluster.lab.example\n",
+		"var/lib/ganeti/ssconf_master_node":       "node1.lab.example\n",
+		"var/lib/ganeti/ssconf_node_list":         "node1.lab.example\nnode2.lab.example\n",
+		"var/lib/ganeti/ssconf_node_primary_ips":  "node1.lab.example 192.168.50.11\nnode2.lab.example 192.168.50.12\n",
+		"var/lib/ganeti/ssconf_master_candidates": "node1.lab.example\n",
+		"var/lib/ganeti/ssconf_offline_nodes":     "node2.lab.example\n",
+		"var/lib/ganeti/ssconf_instance_list":     "web.lab.example\n",
+	})
+	got, err := g.Told()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &Told{Name: "cluster.lab.example", Master: "node1.lab.example", Instances: []string{"web.lab.example"},
+		Candidates: []string{"node1.lab.example"}, Nodes: []Node{
+			{Name: "node1.lab.example", Primary: "192.168.50.11", Candidate: true},
+			{Name: "node2.lab.example", Primary: "192.168.50.12", Offline: true},
+		}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("Told (-want +got):\n%s", diff)
+	}
+	if got, err := newCluster(t, &fake{}, nil).Told(); err != nil || got.Name != "" || got.Nodes != nil {
+		t.Errorf("Told outside of a cluster = %+v, %v", got, err)
+	}
+}

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/skycover/sci-cd/pkg/hint"
 	"github.com/skycover/sci-cd/pkg/vm"
@@ -106,6 +107,18 @@ func factsScript() string {
 // CollectFacts asks the running system. It changes nothing there.
 func CollectFacts(ctx context.Context, sh *vm.Shell) (Facts, error) {
 	out, err := sh.Run(ctx, factsScript())
+	// systemd answers within 25 s or not at all, which an emulated machine on a
+	// busy one does not always manage.
+	for range 2 {
+		if e := new(vm.ExitError); !errors.As(err, &e) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(20 * time.Second):
+			out, err = sh.Run(ctx, factsScript())
+		}
+	}
 	if err != nil {
 		return Facts{}, fmt.Errorf("cannot collect the facts of the system: %w", err)
 	}

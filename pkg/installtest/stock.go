@@ -192,8 +192,9 @@ var departures = []departure{
 		{"path", "/etc/initramfs-tools/conf.d/resume", some, none, nil}, // 50-sci says RESUME=none
 	}},
 	{"the agent makes the machine what the site file says", []departed{
-		{"path", "/etc/sci/host, /etc/sci/site.json, /etc/issue.d, /etc/issue.d/sci.issue", none, some, nil},
+		{"path", "/etc/sci/host, /etc/sci/site.json, /etc/sci/enrol.json, /etc/issue.d, /etc/issue.d/sci.issue", none, some, nil},
 		{"path", "/etc/systemd/network/10-sci-lan.netdev, /etc/systemd/network/10-sci-lan.network, /etc/systemd/network/10-sci-lan-port.network", none, some, nil},
+		{"path", "/etc/chrony/conf.d/sci-cluster.conf, /etc/chrony/sources.d/sci.sources", none, some, nil}, // the nodes' common time
 		{"text", "/etc/hostname", some, some, nil}, // Ganeti wants the whole name
 		{"text", "/etc/hosts", some, some, nil},
 		{"content", "/etc/resolv.conf", some, some, nil},

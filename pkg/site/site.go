@@ -75,6 +75,7 @@ type Cluster struct {
 	Address    netip.Addr `yaml:"address" json:"address,omitzero" need:"yes" pattern:"address" doc:"Address of the cluster's master in the network lan. No host may have it."`
 	JoinWithin Duration   `yaml:"joinWithin" json:"joinWithin,omitzero" default:"24h" pattern:"duration" doc:"How long the master, from its first boot, lets the site's other nodes join by themselves, in hours of running: 1h to 720h. Later a node joins when an admin says so: sci-agent join."`
 	CPU        string     `yaml:"cpu" json:"cpu,omitempty" pattern:"cpu" doc:"CPU model that instances see, as QEMU names it. Empty: Westmere or Nehalem, whichever all nodes have when the cluster is formed, so that instances can move between unequal nodes."`
+	Metrics    bool       `yaml:"metrics" json:"metrics,omitempty" default:"false" doc:"true: every host shows its state in Prometheus's text format, http://ADDRESS:9198/metrics, at its address in backbone, or in lan if it has none there. Whoever reaches that address may read it."`
 	DRBD       DRBD       `yaml:"drbd" json:"drbd,omitzero" doc:"How disks are replicated."`
 }
 

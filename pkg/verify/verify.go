@@ -134,7 +134,11 @@ func (c *checker) walk() error {
 			c.links[name], err = fs.ReadLink(c.medium, name)
 			return err
 		case 0:
-			if bits != 0o644 && bits != 0o755 {
+			if name == media.InitrdPath { // the nodes' credentials are in it
+				if bits != 0o600 {
+					c.problem(name, "mode is %v, want %v", info.Mode(), fs.FileMode(0o600))
+				}
+			} else if bits != 0o644 && bits != 0o755 {
 				c.problem(name, "mode is %v, want %v or %v", info.Mode(), fs.FileMode(0o644), fs.FileMode(0o755))
 			}
 		default:
