@@ -130,7 +130,13 @@ func (t *test) installed(ctx context.Context) error {
 	if err := i.prepare(); err != nil {
 		return err
 	}
-	return i.install(ctx)
+	err := i.install(ctx)
+	if err != nil {
+		for _, file := range i.logs() {
+			t.report.Log(file)
+		}
+	}
+	return err
 }
 
 // unfit says why a scenario cannot be run here; empty: it can.
