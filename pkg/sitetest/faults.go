@@ -132,24 +132,29 @@ func switchLast(ctx context.Context, s *Site) error {
 	return err
 }
 
-// steps are those of a node of a cluster, as the agent names them.
+// steps are those of a node of a cluster, as the agent names them, but for those
+// that a site has only if it asks for them.
 func steps() []string {
 	return append([]string{"identity", "hostname", "networks", "time", "apt"}, clusterSteps()...)
 }
 
 func clusterSteps() []string {
-	return []string{"storage", "drbd", "os", "cluster", "nodes", "parameters", "configuration", "verify"}
+	return []string{"address", "storage", "drbd", "os", "cluster", "nodes", "parameters", "configuration", "verify"}
 }
 
 // usual is how long a step takes on two emulated machines on two cores. Those
 // that are not listed take a second at most.
 func usual(step string, victim int) time.Duration {
-	if victim != 0 && step != "networks" && step != "cluster" {
-		return time.Second // the master's work
-	}
 	switch step {
 	case "networks":
 		return 20 * time.Second
+	case "address":
+		return 8 * time.Second
+	}
+	if victim != 0 && step != "cluster" {
+		return time.Second // the rest is the master's work
+	}
+	switch step {
 	case "cluster":
 		if victim != 0 {
 			return 220 * time.Second // it waits for the first node to form it
@@ -886,7 +891,7 @@ Type=oneshot
 RemainAfterExit=yes
 ExecStart=/bin/sh -c 'rm -f /etc/ssh/ssh_host_*; ssh-keygen -A'
 `,
-		"systemd.unit-dropin.multi-user.target~sci-test-thief": "[Unit]\nRequires=sci-test-thief.service\n",
+		"systemd.unit-dropin.multi-user.target~sci-test-thief": "[Unit]\nWants=sci-test-thief.service\n",
 	}
 }
 

@@ -8,10 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/skycover/sci-cd/pkg/hint"
 	"github.com/skycover/sci-cd/pkg/installtest"
@@ -86,7 +89,7 @@ await forever`
 const wellBehaved = `
 # Only the power that is there at the first try counts.
 if test $NAME = node1; then
-	steps identity hostname networks time apt storage drbd os
+	steps identity hostname networks time apt address storage drbd os
 	if test -e "$DIR/node1.net0"; then say 'step cluster retry 1 in 1s: waiting for a link on the network lan'; gone node1.net0; fi
 	steps cluster; : >"$DIR/formed"
 	if ! test -e "$DIR/joined"; then
@@ -99,7 +102,7 @@ if test $NAME = node1; then
 	steps nodes parameters configuration verify
 	say ready
 elif test $NAME = node2; then
-	steps identity hostname networks time apt storage drbd os
+	steps identity hostname networks time apt address storage drbd os
 	if ! test -e "$DIR/formed"; then say 'step cluster retry 1 in 1s: waiting for the master to answer: node1 (10.101.200.11)'; await formed; fi
 	gone node2.net1
 	if test -e "$DIR/full"; then say 'step cluster retry 2 in 2s: open /root/.ssh/x: no space left on device'; await room; fi
@@ -187,7 +190,7 @@ esac`,
 
 // lostMaster are agents of a cluster whose first node is lost and comes back.
 const lostMaster = `
-steps identity hostname networks time apt storage drbd os
+steps identity hostname networks time apt address storage drbd os
 if test $NAME-$BOOT = node1-2; then
 	say 'failed: step cluster: this machine was the master, and another node has taken its place: it stays out'
 	await again
@@ -231,7 +234,7 @@ func TestFaults(t *testing.T) {
 		{name: "late", want: []string{"node1 says for whom it waits", "node1 gets ready", "node2 gets ready", "node1: gnt-cluster verify"}},
 		{name: "order", want: []string{"node2 says for whom it waits", "node1 gets ready"}},
 		{name: "switch-last", want: []string{"node1 says what it waits for", "node2 says what it waits for", "node2 gets ready"}},
-		{name: "cut-node1", want: []string{"power cut of node1 at the step storage", "power cut of node1 at the step drbd", "power cut of node1 at the step os",
+		{name: "cut-node1", want: []string{"power cut of node1 at the step address", "power cut of node1 at the step storage", "power cut of node1 at the step drbd", "power cut of node1 at the step os",
 			"power cut of node1 at the step cluster", "power cut of node1 at the step nodes", "power cut of node1 at the step parameters",
 			"power cut of node1 at the step configuration", "power cut of node1 at the step verify", "each master candidate has the same configuration"}},
 		{name: "cut-node2", want: []string{"power cut of node2 at the step storage", "power cut of node2 at the step verify", "node1: gnt-cluster verify"}},
@@ -496,7 +499,7 @@ func TestBudget(t *testing.T) {
 	o.Limits.Ready = time.Minute
 	var reports []*installtest.Report
 	r, err := with(t.Context(), o, func(tt *test) error {
-		return tt.faults(t.Context(), []Scenario{{Name: "slow", Nodes: 2, Budget: 300 * time.Millisecond, Run: func(ctx context.Context, s *Site) error {
+		return tt.faults(t.Context(), []Scenario{{Name: "slow", Nodes: 2, Budget: 4 * time.Second, Run: func(ctx context.Context, s *Site) error {
 			if err := s.allOn(); err != nil {
 				return err
 			}
@@ -509,7 +512,7 @@ func TestBudget(t *testing.T) {
 	}
 	reports = append(reports, r)
 	got := problems(reports[0])
-	want := []string{"broken: the scenario comes to its end: cannot go on", "slow: node1 gets ready: node1: no line \"sci-agent: ^ready\" came: the scenario's budget of 300ms is over; its last line: \"step identity ok\""}
+	want := []string{"broken: the scenario comes to its end: cannot go on", "slow: node1 gets ready: node1: no line \"sci-agent: ^ready\" came: the scenario's budget of 4s is over; its last line: \"step identity ok\""}
 	if !slices.Equal(got, want) {
 		t.Errorf("problems %q; want %q", got, want)
 	}
@@ -520,6 +523,24 @@ func TestBudget(t *testing.T) {
 		if !slices.ContainsFunc(r.Logs, func(l installtest.Log) bool { return l.File == name }) {
 			t.Errorf("the page lacks %s", name)
 		}
+	}
+}
+
+// TestSteps: the agent has the steps that cuts go through, in that order. Its
+// source is read, since the harness must not share code with it.
+func TestSteps(t *testing.T) {
+	var got []string
+	for _, file := range []string{"node.go", "cluster.go"} {
+		text, err := os.ReadFile("../agent/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`(?m)^\t+\{Name: "(\w+)", Done: `).FindAllStringSubmatch(string(text), -1) {
+			got = append(got, m[1])
+		}
+	}
+	if d := cmp.Diff(got, steps()); d != "" {
+		t.Errorf("steps (-agent +here):\n%s", d)
 	}
 }
 
@@ -564,7 +585,8 @@ func TestSeed(t *testing.T) {
 		}
 		return s.rng.Int64()
 	}
-	if draw("late", 1) != draw("late", 1) || draw("late", 1) == draw("late", 2) || draw("late", 1) == draw("order", 1) {
+	first := draw("late", 1)
+	if again := draw("late", 1); again != first || draw("late", 2) == first || draw("order", 1) == first {
 		t.Error("the seed does not decide")
 	}
 }

@@ -130,7 +130,13 @@ func (t *test) installed(ctx context.Context) error {
 	if err := i.prepare(); err != nil {
 		return err
 	}
-	return i.install(ctx)
+	err := i.install(ctx)
+	if err != nil {
+		for _, file := range i.logs() {
+			t.report.Log(file)
+		}
+	}
+	return err
 }
 
 // unfit says why a scenario cannot be run here; empty: it can.
@@ -217,7 +223,7 @@ func (s *Site) run(ctx context.Context, sc Scenario) error {
 	defer cancel()
 	err := sc.Run(limit, s)
 	if err != nil && ctx.Err() == nil && !errors.Is(err, installtest.ErrFailed) {
-		err = s.close(s.report.Begin("", s.name, "the scenario comes to its end", "no error"), err)
+		_ = s.close(s.report.Begin("", s.name, "the scenario comes to its end", "no error"), err) // the report has it
 	}
 	if len(s.report.FailedIn(s.name)) > 0 {
 		s.collect(ctx)
@@ -387,16 +393,6 @@ func (s *Site) ask(ctx context.Context, n *node, q installtest.Question) error {
 		return installtest.ErrFailed
 	}
 	return nil
-}
-
-// named is the node of a name.
-func (s *Site) named(name string) (*node, error) {
-	for _, n := range s.nodes {
-		if n.host.Name == name {
-			return n, nil
-		}
-	}
-	return nil, fmt.Errorf("the site has no host %s", name)
 }
 
 // double makes a machine that cannot be told from a host's by its cards and its
