@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -205,6 +206,14 @@ func TestAddNode(t *testing.T) {
 		"var/lib/ganeti/known_hosts":       "cluster.lab.example ssh-rsa CLUSTER\nnode2.lab.example ssh-ed25519 STALE\n",
 		"var/lib/ganeti/ganeti_pub_keys":   "u1 ssh-rsa ONE\nnode2.lab.example ssh-rsa STALE\n",
 	})
+	if err := os.Chmod(c.path("known_hosts"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if os.Getuid() == 0 { // it is a daemon's, which goes on writing it
+		if err := os.Chown(c.path("known_hosts"), 64, 65); err != nil {
+			t.Fatal(err)
+		}
+	}
 	o := AddOptions{Name: "node2.lab.example", Secondary: "10.101.200.12", HostKeys: []string{"ssh-ed25519 TWO"}}
 	if err := c.AddNode(t.Context(), o); err != nil {
 		t.Fatal(err)
@@ -219,6 +228,13 @@ func TestAddNode(t *testing.T) {
 	}
 	if got, want := read(t, c, "known_hosts"), "cluster.lab.example ssh-rsa CLUSTER\nnode2.lab.example ssh-ed25519 TWO\nnode2.lab.example ssh-rsa MASTER\n"; got != want {
 		t.Errorf("known_hosts = %q, want %q", got, want)
+	}
+	info, err := os.Stat(c.path("known_hosts"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := info.Sys().(*syscall.Stat_t); info.Mode() != 0o640 || os.Getuid() == 0 && (st.Uid != 64 || st.Gid != 65) {
+		t.Errorf("known_hosts became %v of %d:%d", info.Mode(), st.Uid, st.Gid)
 	}
 	if got, want := read(t, c, "ganeti_pub_keys"), "u1 ssh-rsa ONE\n"; got != want {
 		t.Errorf("ganeti_pub_keys = %q, want %q", got, want)

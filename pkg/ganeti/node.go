@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"syscall"
 )
 
 // AddOptions describe a machine that becomes a node.
@@ -91,6 +92,17 @@ func (c *Cluster) rewrite(name string, keep func(line string) bool, add []string
 	tmp := c.path("." + name + ".sci-new")
 	if err := os.WriteFile(tmp, b.Bytes(), 0o600); err != nil {
 		return err
+	}
+	// Ganeti's daemons are several users, and write some of these files.
+	if info, err := os.Stat(c.path(name)); err == nil {
+		if err := os.Chmod(tmp, info.Mode().Perm()); err != nil {
+			return err
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); ok {
+			if err := os.Chown(tmp, int(st.Uid), int(st.Gid)); err != nil {
+				return err
+			}
+		}
 	}
 	return os.Rename(tmp, c.path(name))
 }
