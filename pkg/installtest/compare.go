@@ -53,6 +53,7 @@ var expectations = []expectation{
 	{"content", "/etc/nvme/host*", anything, "each machine draws its own name"},
 	{"content", "/etc/ssl/certs/ssl-cert-snakeoil.pem", anything, "each machine makes its own certificate"},
 	{"content", "/etc/ssl/private/ssl-cert-snakeoil.key", anything, "each machine makes its own certificate"},
+	{"content", "/etc/sci/enrol.json", anything, "each medium carries credentials of its own"},
 
 	{"path", "/etc/lvm/archive/**", nil, "LVM's copy of a layout before a change; random names, UUIDs and times"},
 	{"content", "/etc/lvm/archive/*", anything, "LVM's copy of a layout before a change; random names, UUIDs and times"},

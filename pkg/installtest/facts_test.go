@@ -497,6 +497,22 @@ func TestCompareSite(t *testing.T) {
 	}
 }
 
+// Two media of one site carry other credentials; that one carries none differs.
+func TestCompareCredential(t *testing.T) {
+	a, b := sampleFacts(t), sampleFacts(t)
+	const file = "/etc/sci/enrol.json"
+	a.Content, b.Content = Class{file: "a"}, Class{file: "b"}
+	a.Etc[file], b.Etc[file] = "file 0600 root:root", "file 0600 root:root"
+	if list := Compare(a, b); len(list) != 1 || list[0].Expected == "" {
+		t.Errorf("Compare = %v; want one expected difference", list)
+	}
+	delete(b.Content, file)
+	delete(b.Etc, file)
+	if list := Compare(a, b); len(list) != 1 || list[0].Expected != "" {
+		t.Errorf("Compare = %v; want one difference", list)
+	}
+}
+
 // The report shows both kinds of differences, each in its place.
 func TestRunCompare(t *testing.T) {
 	like := sampleFacts(t)
