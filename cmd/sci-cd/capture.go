@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -12,10 +11,8 @@ import (
 	"github.com/skycover/sci-cd/pkg/build"
 	"github.com/skycover/sci-cd/pkg/capture"
 	"github.com/skycover/sci-cd/pkg/image"
-	"github.com/skycover/sci-cd/pkg/installtest"
 	"github.com/skycover/sci-cd/pkg/media"
 	"github.com/skycover/sci-cd/pkg/site"
-	"github.com/skycover/sci-cd/pkg/vm"
 )
 
 func newCapture(ui *ui, p program) *cobra.Command {
@@ -102,14 +99,10 @@ func captureAll(ctx context.Context, ui *ui, o build.Options, images []build.Ima
 // captureSome builds the medium that installs from packages and boots it once a
 // role.
 func captureSome(ctx context.Context, ui *ui, o build.Options, todo []build.Image, memory int) (map[string]*image.Manifest, error) {
-	if err := installtest.CheckTools(exec.LookPath, installtest.Options{Firmware: vm.BIOS}); err != nil {
-		return nil, err
-	}
-	accel, why, err := vm.Probe(ctx, "", os.Getenv(vm.AccelVariable))
+	accel, err := accelerator(ctx, ui, "")
 	if err != nil {
 		return nil, err
 	}
-	ui.note("QEMU runs with " + string(accel) + ": " + why)
 	if err := os.MkdirAll(o.Images, 0o755); err != nil {
 		return nil, fmt.Errorf("cannot capture: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/skycover/sci-cd/pkg/hint"
 	"github.com/skycover/sci-cd/pkg/installtest"
@@ -23,12 +24,7 @@ import (
 const qemuRootVariable = "SCI_CD_QEMU_ROOT"
 
 func newTest(ui *ui, p program) *cobra.Command {
-	var firmware, medium, host, siteFile string
-	var bootOnly bool
-	var o installtest.Options
-	var all sitetest.Options
-	var faults bool
-	var f sitetest.FaultOptions
+	var f testFlags
 	c := &cobra.Command{
 		Use:   "test ISO",
 		Short: "Install an ISO in QEMU and judge the result",
@@ -61,87 +57,118 @@ faults come from --seed.`,
 		Args:              arguments(1, 1),
 		ValidArgsFunction: files("iso"),
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := testFlags(c.Flags().Changed, siteFile != "", faults); err != nil {
+			f.one.ISO = args[0]
+			if err := f.check(c.Flags().Changed); err != nil {
 				return err
 			}
-			var err error
-			if o.Firmware, err = vm.ParseFirmware(firmware); err != nil {
-				return usageError{err}
+			if f.site != "" {
+				return p.testSite(c.Context(), ui, f)
 			}
-			if o.Medium, err = installtest.ParseMedium(medium); err != nil {
-				return usageError{err}
-			}
-			if o.Refused != "" && (bootOnly || o.Cut != "" || o.Like != "") {
-				return usageError{errors.New("--refused goes with neither --boot-only nor --cut nor --like")}
-			}
-			if bootOnly && (o.Cut != "" || o.Like != "") {
-				return usageError{errors.New("--boot-only goes with neither --cut nor --like")}
-			}
-			if bootOnly {
-				o.Stage = installtest.Boot
-			}
-			o.ISO = args[0]
-			if o.QEMURoot == "" {
-				o.QEMURoot = os.Getenv(qemuRootVariable)
-			}
-			if siteFile != "" {
-				all.ISO, all.Firmware, all.ReportDir, all.QEMURoot = o.ISO, o.Firmware, o.ReportDir, o.QEMURoot
-				if c.Flags().Changed("memory") {
-					all.Memory = o.Memory
-				}
-				all.InstallMemory = o.InstallMemory
-				if !faults {
-					return p.testSite(c.Context(), ui, siteFile, all, nil)
-				}
-				if _, err := f.Select(sitetest.Scenarios()); err != nil {
-					return usageError{err}
-				}
-				return p.testSite(c.Context(), ui, siteFile, all, &f)
-			}
-			if err := fillTest(&o, host); err != nil {
+			if err := fillTest(&f.one, f.host); err != nil {
 				return err
 			}
-			return runTest(c.Context(), ui, o)
+			return runTest(c.Context(), ui, f.one)
 		},
 	}
-	flags := c.Flags()
-	flags.StringVar(&firmware, "firmware", string(vm.BIOS), "bios, uefi or secureboot")
-	flags.StringVar(&medium, "medium", string(installtest.CD), "cd or usb")
-	flags.StringVar(&host, "host", "", "`NAME` of the host to be (default: the site's first that is no virtual one)")
-	flags.IntVar(&o.Memory, "memory", 1536, "of the machine, in `MiB`; with --site 2560")
-	flags.IntVar(&o.InstallMemory, "install-memory", 0, "of the machine while it is installed, in `MiB` (default: as --memory; with --site 1536)")
-	flags.StringVar(&o.ReportDir, "report", filepath.Join(exampleDir, "report"), "`DIR`ectory of the report")
-	flags.BoolVar(&bootOnly, "boot-only", false, "boot to the installer's first line, install nothing")
-	flags.StringVar(&o.Like, "like", "", "`DIR`ectory of the report of a system that this one must equal")
-	flags.StringVar(&o.Cut, "cut", "", "cut the power once, behind the agent's first line that starts with `TEXT`, as in \"base 40 %\"")
-	flags.StringVar(&o.Flip, "flip", "", "flip one bit of this `FILE` of the ISO, in a copy; a pattern may fit one file")
-	flags.StringVar(&o.Refused, "refused", "", "expect the installer to fail with `TEXT` in its message and to leave the disk untouched")
-	flags.StringVar(&o.QEMURoot, "qemu-root", "", "Debian root `DIR`ectory to run QEMU from (default: "+qemuRootVariable+")")
-	flags.StringVar(&siteFile, "site", "", "test all machines of this site `FILE`")
-	flags.IntVar(&all.Jobs, "jobs", 0, "with --site: `N` installations at the same time (default: as processors and memory allow)")
-	flags.StringVar(&all.KeepDisks, "keep-disks", "", "with --site: keep the installed disks in `DIR`")
-	flags.StringVar(&all.Disks, "disks", "", "with --site: start from the disks in `DIR` instead of installing")
-	flags.BoolVar(&faults, "faults", false, "with --site: have things go wrong, one scenario after the other")
-	flags.StringSliceVar(&f.Only, "only", nil, "with --faults: `NAME`s or patterns of scenarios, as in takeover,cut-*-node1")
-	flags.Uint64Var(&f.Seed, "seed", 0, "with --faults: `NUMBER` that the moments of the faults come from (default: drawn, and told)")
+	f.add(c.Flags())
 	return c
 }
 
+// testFlags are the flags of sci-cd test.
+type testFlags struct {
+	firmware, medium, host string
+	bootOnly               bool
+	one                    installtest.Options
+
+	site   string // file; empty: one host is tested
+	all    sitetest.Options
+	wrong  bool // --faults
+	faults sitetest.FaultOptions
+}
+
+func (f *testFlags) add(flags *pflag.FlagSet) {
+	flags.StringVar(&f.firmware, "firmware", string(vm.BIOS), "bios, uefi or secureboot")
+	flags.StringVar(&f.medium, "medium", string(installtest.CD), "cd or usb")
+	flags.StringVar(&f.host, "host", "", "`NAME` of the host to be (default: the site's first that is no virtual one)")
+	flags.IntVar(&f.one.Memory, "memory", 1536, "of the machine, in `MiB`; with --site 2560")
+	flags.IntVar(&f.one.InstallMemory, "install-memory", 0, "of the machine while it is installed, in `MiB` (default: as --memory; with --site 1536)")
+	flags.StringVar(&f.one.ReportDir, "report", filepath.Join(exampleDir, "report"), "`DIR`ectory of the report")
+	flags.BoolVar(&f.bootOnly, "boot-only", false, "boot to the installer's first line, install nothing")
+	flags.StringVar(&f.one.Like, "like", "", "`DIR`ectory of the report of a system that this one must equal")
+	flags.StringVar(&f.one.Cut, "cut", "", "cut the power once, behind the agent's first line that starts with `TEXT`, as in \"base 40 %\"")
+	flags.StringVar(&f.one.Flip, "flip", "", "flip one bit of this `FILE` of the ISO, in a copy; a pattern may fit one file")
+	flags.StringVar(&f.one.Refused, "refused", "", "expect the installer to fail with `TEXT` in its message and to leave the disk untouched")
+	flags.StringVar(&f.one.QEMURoot, "qemu-root", "", "Debian root `DIR`ectory to run QEMU from (default: "+qemuRootVariable+")")
+	flags.StringVar(&f.site, "site", "", "test all machines of this site `FILE`")
+	flags.IntVar(&f.all.Jobs, "jobs", 0, "with --site: `N` installations at the same time (default: as processors and memory allow)")
+	flags.StringVar(&f.all.KeepDisks, "keep-disks", "", "with --site: keep the installed disks in `DIR`")
+	flags.StringVar(&f.all.Disks, "disks", "", "with --site: start from the disks in `DIR` instead of installing")
+	flags.BoolVar(&f.wrong, "faults", false, "with --site: have things go wrong, one scenario after the other")
+	flags.StringSliceVar(&f.faults.Only, "only", nil, "with --faults: `NAME`s or patterns of scenarios, as in takeover,cut-*-node1")
+	flags.Uint64Var(&f.faults.Seed, "seed", 0, "with --faults: `NUMBER` that the moments of the faults come from (default: drawn, and told)")
+}
+
+// check refuses flags that do not go together and reads the values of the others.
+func (f *testFlags) check(changed func(string) bool) error {
+	if err := checkModes(changed, f.site != "", f.wrong); err != nil {
+		return err
+	}
+	o := &f.one
+	var err error
+	if o.Firmware, err = vm.ParseFirmware(f.firmware); err != nil {
+		return usageError{err}
+	}
+	if o.Medium, err = installtest.ParseMedium(f.medium); err != nil {
+		return usageError{err}
+	}
+	if o.Refused != "" && (f.bootOnly || o.Cut != "" || o.Like != "") {
+		return usageError{errors.New("--refused goes with neither --boot-only nor --cut nor --like")}
+	}
+	if f.bootOnly && (o.Cut != "" || o.Like != "") {
+		return usageError{errors.New("--boot-only goes with neither --cut nor --like")}
+	}
+	if f.bootOnly {
+		o.Stage = installtest.Boot
+	}
+	if o.QEMURoot == "" {
+		o.QEMURoot = os.Getenv(qemuRootVariable)
+	}
+	f.all.ISO, f.all.Firmware, f.all.ReportDir, f.all.QEMURoot = o.ISO, o.Firmware, o.ReportDir, o.QEMURoot
+	f.all.InstallMemory = o.InstallMemory
+	if changed("memory") { // its default is for one host
+		f.all.Memory = o.Memory
+	}
+	if _, err := f.faults.Select(sitetest.Scenarios()); err != nil {
+		return usageError{err}
+	}
+	return nil
+}
+
 func runTest(ctx context.Context, ui *ui, o installtest.Options) error {
-	if err := installtest.CheckTools(exec.LookPath, o); err != nil {
+	var err error
+	if o.Accel, err = accelerator(ctx, ui, o.QEMURoot); err != nil {
 		return err
 	}
-	accel, why, err := vm.Probe(ctx, o.QEMU, os.Getenv(vm.AccelVariable))
-	if err != nil {
-		return err
-	}
-	o.Accel, o.Progress = accel, ui.step
-	ui.note("QEMU runs with " + string(accel) + ": " + why)
+	o.Progress = ui.step
 	report, err := installtest.Run(ctx, o)
 	if err != nil {
 		return err
 	}
 	return printTest(ui, report, o.ReportDir)
+}
+
+// accelerator says how this machine's QEMU, or the one in a root directory, runs
+// guests.
+func accelerator(ctx context.Context, ui *ui, root string) (vm.Accel, error) {
+	if err := installtest.CheckTools(exec.LookPath, installtest.Options{QEMURoot: root}); err != nil {
+		return "", err
+	}
+	accel, why, err := vm.Probe(ctx, "", os.Getenv(vm.AccelVariable))
+	if err != nil {
+		return "", err
+	}
+	ui.note("QEMU runs with " + string(accel) + ": " + why)
+	return accel, nil
 }
 
 // fillTest takes the host from the medium.
@@ -210,11 +237,8 @@ func printTest(ui *ui, report *installtest.Report, dir string) error {
 		if s.Skipped != "" {
 			continue
 		}
-		word := "ok"
-		if len(report.FailedIn(s.Name)) > 0 {
-			word = "FAILED"
-		}
-		text += sitetest.Verdict(word, s) + "\n"
+		word, line := sitetest.Verdict(report, s)
+		text += line + "\n"
 		scenarios = append(scenarios, map[string]any{"name": s.Name, "result": word, "seconds": int((s.Until - s.From).Seconds())})
 	}
 	text += report.Summary() + "\n  " + page + "\n"

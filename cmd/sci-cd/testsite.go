@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
-	"os/exec"
 	"slices"
 	"strings"
 
@@ -16,30 +14,26 @@ import (
 	"github.com/skycover/sci-cd/pkg/media"
 	"github.com/skycover/sci-cd/pkg/site"
 	"github.com/skycover/sci-cd/pkg/sitetest"
-	"github.com/skycover/sci-cd/pkg/vm"
 )
 
-// testSite tests all machines of the site that file describes; with faults, if
-// they are given.
-func (p program) testSite(ctx context.Context, ui *ui, file string, o sitetest.Options, faults *sitetest.FaultOptions) error {
-	if err := fillSiteTest(&o, file); err != nil {
+// testSite tests all machines of the site that --site describes; with faults, if
+// they are asked for.
+func (p program) testSite(ctx context.Context, ui *ui, f testFlags) error {
+	o := f.all
+	if err := fillSiteTest(&o, f.site); err != nil {
 		return err
 	}
-	if err := installtest.CheckTools(exec.LookPath, installtest.Options{QEMU: o.QEMU, QEMURoot: o.QEMURoot}); err != nil {
-		return err
-	}
-	accel, why, err := vm.Probe(ctx, o.QEMU, os.Getenv(vm.AccelVariable))
-	if err != nil {
+	var err error
+	if o.Accel, err = accelerator(ctx, ui, o.QEMURoot); err != nil {
 		return err
 	}
 	if o.Guest, err = p.guest(); err != nil {
 		return err
 	}
-	o.Accel, o.Progress = accel, ui.step
-	ui.note("QEMU runs with " + string(accel) + ": " + why)
+	o.Progress = ui.step
 	var report *installtest.Report
-	if faults != nil {
-		report, err = sitetest.Faults(ctx, o, *faults)
+	if f.wrong {
+		report, err = sitetest.Faults(ctx, o, f.faults)
 	} else {
 		report, err = sitetest.Run(ctx, o)
 	}
@@ -171,8 +165,8 @@ func describeLine(h media.HostLine) string {
 	return text
 }
 
-// testFlags checks flags that go with one host only, or with a site only.
-func testFlags(changed func(string) bool, site, faults bool) error {
+// checkModes refuses flags of one way to test with another one.
+func checkModes(changed func(string) bool, site, faults bool) error {
 	one := []string{"host", "medium", "boot-only", "like", "cut", "flip", "refused"}
 	all := []string{"jobs", "keep-disks", "disks", "faults"}
 	for _, name := range one {

@@ -6,8 +6,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strings"
 	"time"
+
+	"github.com/skycover/sci-cd/pkg/ganeti"
 )
 
 // addressDone asks each network whether another machine has one of this
@@ -29,7 +30,7 @@ func (n *Node) addressDone(ctx context.Context) (bool, error) {
 		return err == nil, err
 	}
 	// A cluster that answers there is for the step cluster to find.
-	if a := n.Site.Cluster.Address; !n.answers(ctx, a, nodedPort) {
+	if a := n.Site.Cluster.Address; !n.answers(ctx, a, ganeti.NodedPort) {
 		if err := n.free(ctx, lan, a, "the cluster's address"); err != nil {
 			return false, err
 		}
@@ -127,5 +128,5 @@ func arpSender(f []byte) (string, netip.Addr) {
 	if len(f) < 42 || string(f[12:20]) != "\x08\x06\x00\x01\x08\x00\x06\x04" {
 		return "", netip.Addr{}
 	}
-	return strings.ToLower(net.HardwareAddr(f[22:28]).String()), netip.AddrFrom4([4]byte(f[28:32]))
+	return net.HardwareAddr(f[22:28]).String(), netip.AddrFrom4([4]byte(f[28:32]))
 }

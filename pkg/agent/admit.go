@@ -47,7 +47,7 @@ func (n *Node) Admit(ctx context.Context, o AdmitOptions) error {
 	case !ok:
 		return hint.New(fmt.Errorf("the site has no host %q", o.Host),
 			"its nodes: "+nodeNames(n.Site)+"; a host that a newer site file names: --medium ISO")
-	case !inCluster(n.Site, h):
+	case !n.Site.InCluster(h):
 		return fmt.Errorf("host %s is no node of the cluster: its role is %s", h.Name, h.Role)
 	case h.Name == n.Host.Name:
 		return fmt.Errorf("%s is this machine, the master", h.Name)
@@ -60,16 +60,11 @@ func (n *Node) Admit(ctx context.Context, o AdmitOptions) error {
 }
 
 func (n *Node) mustBeMaster() error {
-	master, err := n.ganeti().Master()
-	switch {
-	case err != nil:
-		return err
-	case master == "":
-		return hint.New(errors.New("this machine is in no cluster"), "see how far it is: sci-agent status")
-	case master != n.fqdn():
-		return hint.New(errors.New("this machine is not the master"), "the master is "+master)
+	master, err := n.mustHaveMaster()
+	if err == nil && master != n.fqdn() {
+		err = hint.New(errors.New("this machine is not the master"), "the master is "+master)
 	}
-	return nil
+	return err
 }
 
 func nodeNames(s *site.Site) string {
@@ -109,65 +104,6 @@ func say(w io.Writer, format string, args ...any) {
 	}
 }
 
-// adopt makes a newer site file the cluster's, on all nodes that answer. What is
-// there already must be in it as it is.
-func (n *Node) adopt(ctx context.Context, m *medium) error {
-	if err := sameCluster(n.Site, m.site); err != nil {
-		return hint.New(fmt.Errorf("the medium is of no use here: %w", err), "make it from this site's file, with the new hosts added")
-	}
-	cfg, err := n.ganeti().Config()
-	if err != nil {
-		return err
-	}
-	h, _ := m.site.Host(n.Host.Name)
-	if err := writeFile(n.path(siteFile), m.siteJSON, 0o600); err != nil {
-		return err
-	}
-	n.Site, n.Host = m.site, h
-	for _, node := range cfg.Nodes {
-		if node.Name == n.fqdn() || node.Offline {
-			continue
-		}
-		// Its agent goes through its plan again: it writes /etc/hosts.
-		err := n.ganeti().Send(ctx, node.Name, "/"+siteFile, m.siteJSON)
-		if err == nil {
-			_, err = n.ganeti().SSH(ctx, node.Name, "systemctl restart --no-block sci-agent.service")
-		}
-		if err != nil {
-			return fmt.Errorf("cannot give %s the new site file: %w", node.Name, err)
-		}
-	}
-	_, err = n.put([]file{{"etc/hosts", n.hosts(n.oldHosts()), 0o644}}, nil)
-	return err
-}
-
-func (n *Node) oldHosts() []byte {
-	data, _, _ := n.read("etc/hosts")
-	return data
-}
-
-// sameCluster says in what a newer site file contradicts the one in use.
-func sameCluster(old, newer *site.Site) error {
-	if newer.Name != old.Name || newer.Domain != old.Domain {
-		return fmt.Errorf("it is of the site %s (%s), and this is %s (%s)", newer.Name, newer.Domain, old.Name, old.Domain)
-	}
-	if newer.Cluster == nil || newer.Cluster.Name != old.Cluster.Name || newer.Cluster.Address != old.Cluster.Address {
-		return errors.New("its cluster has another name or address")
-	}
-	for _, h := range old.Nodes() {
-		now, ok := newer.Host(h.Name)
-		if !ok || !inCluster(newer, now) {
-			return fmt.Errorf("it lacks the node %s", h.Name)
-		}
-		for network, a := range h.Addresses {
-			if now.Addresses[network] != a {
-				return fmt.Errorf("it gives %s another address in %s", h.Name, network)
-			}
-		}
-	}
-	return nil
-}
-
 // takeBack takes a node back that the cluster knows and that has all that it
 // had: it was off, or cut off, and no machine in its place.
 func (n *Node) takeBack(ctx context.Context, h *site.Host, out io.Writer) (bool, error) {
@@ -196,32 +132,11 @@ func (n *Node) takeBack(ctx context.Context, h *site.Host, out io.Writer) (bool,
 	if err := n.mirror(ctx, node.Name); err != nil {
 		return false, err
 	}
-	if _, err := g.SSH(ctx, node.Name, "systemctl restart --no-block sci-agent.service"); err != nil {
+	if err := n.restartAgentOn(ctx, node.Name); err != nil {
 		return false, err
 	}
 	say(out, "%s is in the cluster again; its disks are being brought up to date: sci-agent status", h.Name)
 	return true, n.restartAgent(ctx)
-}
-
-// mirror connects the disks that have their other side on a node again, and
-// makes those anew that are not there any more.
-func (n *Node) mirror(ctx context.Context, node string) error {
-	g := n.ganeti()
-	cfg, err := g.Config()
-	if err != nil {
-		return err
-	}
-	_, there := cfg.On(node)
-	var errs []error
-	for _, i := range there {
-		if err := g.ActivateDisks(ctx, i.Name); err == nil {
-			continue
-		}
-		if err := g.ReplaceSecondary(ctx, i.Name); err != nil {
-			errs = append(errs, fmt.Errorf("cannot mirror the disks of %s on %s: %w", i.Name, node, err))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // openFor lets a host join for some time, and has the service take it in.
@@ -249,6 +164,9 @@ func (n *Node) openFor(ctx context.Context, h *site.Host, m *medium, o AdmitOpti
 	return n.restartAgent(ctx)
 }
 
+// agentRestart is the command by which an agent goes through its plan again.
+const agentRestart = "systemctl restart --no-block sci-agent.service"
+
 // restartAgent has the service go through its plan again, unless it is at it.
 func (n *Node) restartAgent(ctx context.Context) error {
 	release, err := n.lock()
@@ -257,20 +175,11 @@ func (n *Node) restartAgent(ctx context.Context) error {
 		return nil
 	}
 	release()
-	return n.command(ctx, "systemctl", "restart", "--no-block", "sci-agent.service")
+	return n.command(ctx, strings.Fields(agentRestart)...)
 }
 
-// ledgerOptions are those of this site's ledger, without a credential.
-func (n *Node) ledgerOptions() enrol.LedgerOptions {
-	o := enrol.LedgerOptions{Window: n.joinWindow(), Uptime: n.Uptime}
-	for i := range n.Site.Hosts {
-		h := &n.Site.Hosts[i]
-		switch {
-		case !inCluster(n.Site, h):
-			o.Others = append(o.Others, h.Name)
-		case h.Name != n.Host.Name:
-			o.Hosts = append(o.Hosts, n.enrolHost(h))
-		}
-	}
-	return o
+// restartAgentOn has another node's agent go through its plan again.
+func (n *Node) restartAgentOn(ctx context.Context, node string) error {
+	_, err := n.ganeti().SSH(ctx, node, agentRestart)
+	return err
 }

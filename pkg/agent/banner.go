@@ -30,8 +30,8 @@ func RefreshBanner(ctx context.Context, o Options) error {
 	n.Site, n.Host = s, h
 	c := &Console{Node: n, Systemd: o.Systemd}
 	changed, err := c.refresh()
-	if changed && n.exists("usr/sbin/agetty") {
-		_ = n.command(ctx, "agetty", "--reload")
+	if changed {
+		n.reloadPrompts(ctx)
 	}
 	return err
 }

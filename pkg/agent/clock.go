@@ -74,7 +74,7 @@ func (n *Node) timeFiles(k keeper) (files []file, stale []string) {
 // timePeers are the addresses of the cluster's other nodes.
 func (n *Node) timePeers() []string {
 	var list []string
-	if inCluster(n.Site, n.Host) {
+	if n.Site.InCluster(n.Host) {
 		for _, h := range n.others() {
 			list = append(list, h.Addresses[lan].String())
 		}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -20,7 +21,6 @@ const (
 	volumeGroup = "xenvg" // as preseed/disk.yaml names it
 	lan         = "lan"
 	backbone    = "backbone"
-	nodedPort   = ganeti.NodedPort
 	// formingFile is there while gnt-cluster init runs: what it left is worth
 	// nothing if it was cut off.
 	formingFile = "var/lib/sci/cluster.forming"
@@ -43,16 +43,21 @@ func (n *Node) clusterSteps() []Step {
 	}
 }
 
-// inCluster reports whether a host of the site is to be a node of the cluster.
-func inCluster(s *site.Site, h *site.Host) bool {
-	return s.Cluster != nil && h.Role == site.NodeRole && !h.Virtual
-}
-
 func (n *Node) ganeti() *ganeti.Cluster {
 	return &ganeti.Cluster{Root: n.Root, Runner: n.Runner, Log: n.Journal}
 }
 
 func (n *Node) clusterName() string { return n.Site.FQDN(n.Site.Cluster.Name) }
+
+// mustHaveMaster is the full name of the master; a machine that is in no
+// cluster is an error.
+func (n *Node) mustHaveMaster() (string, error) {
+	name, err := n.ganeti().Master()
+	if err == nil && name == "" {
+		err = hint.New(errors.New("this machine is in no cluster"), "see how far it is: sci-agent status")
+	}
+	return name, err
+}
 
 // master reports whether this machine is the master of the cluster.
 func (n *Node) master() (bool, error) {
@@ -75,6 +80,11 @@ func (n *Node) others() []*site.Host {
 		}
 	}
 	return list
+}
+
+// peers are the cluster's other nodes that are not marked offline.
+func (n *Node) peers(c *ganeti.Config) []ganeti.Node {
+	return slices.DeleteFunc(slices.Clone(c.Nodes), func(p ganeti.Node) bool { return p.Name == n.fqdn() || p.Offline })
 }
 
 // between is the network over which this machine speaks to another node before
@@ -169,17 +179,17 @@ func (n *Node) takenOver(ctx context.Context) bool {
 			return false
 		}
 	}
-	return n.answers(ctx, n.Site.Cluster.Address, nodedPort)
+	return n.answers(ctx, n.Site.Cluster.Address, ganeti.NodedPort)
 }
 
 // otherCluster is who already answers as a node of a cluster, "" for nobody.
 func (n *Node) otherCluster(ctx context.Context) (string, error) {
 	for _, h := range n.others() {
-		if n.answers(ctx, h.Addresses[lan], nodedPort) {
+		if n.answers(ctx, h.Addresses[lan], ganeti.NodedPort) {
 			return h.Name, nil
 		}
 	}
-	if n.answers(ctx, n.Site.Cluster.Address, nodedPort) && !n.exists(formingFile) {
+	if n.answers(ctx, n.Site.Cluster.Address, ganeti.NodedPort) && !n.exists(formingFile) {
 		return n.clusterName(), nil
 	}
 	return "", nil
@@ -237,6 +247,3 @@ func (n *Node) form(ctx context.Context) error {
 	}
 	return os.Remove(n.path(formingFile))
 }
-
-// errNoNodes is a plan of a cluster in a site without one: a fault of ours.
-var errNoNodes = errors.New("the site file names no nodes")

@@ -37,8 +37,8 @@ func (n *Node) behind(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	var list []string
-	for _, node := range own.Nodes {
-		if node.Name == n.fqdn() || !node.Candidate || node.Offline {
+	for _, node := range n.peers(own) {
+		if !node.Candidate {
 			continue
 		}
 		c, err := g.ConfigOf(ctx, node.Name)

@@ -145,8 +145,15 @@ func (c *Console) banner(ctx context.Context, what string, more ...string) {
 	unlock := c.Node.lockBanner()
 	changed := c.writeBanner(what, more...)
 	unlock()
-	if changed && c.Node.exists("usr/sbin/agetty") {
-		_ = c.Node.command(ctx, "agetty", "--reload")
+	if changed {
+		c.Node.reloadPrompts(ctx)
+	}
+}
+
+// reloadPrompts has the login prompts that nobody types at shown again.
+func (n *Node) reloadPrompts(ctx context.Context) {
+	if n.exists("usr/sbin/agetty") {
+		_ = n.command(ctx, "agetty", "--reload")
 	}
 }
 

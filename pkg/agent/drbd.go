@@ -57,7 +57,7 @@ func (n *Node) drbdDo(ctx context.Context) error {
 	}
 	if n.exists("sys/module/drbd") {
 		// Options count when the module is loaded; one in use stays.
-		if strings.Contains(n.oneLine("proc/drbd"), "cs:") {
+		if strings.Contains(n.oneLine(drbdProc), "cs:") {
 			return Stop(fmt.Errorf("%s, and it is in use", problem), "reboot this machine")
 		}
 		if err := n.command(ctx, "modprobe", "--remove", "drbd"); err != nil {

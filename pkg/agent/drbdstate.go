@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"regexp"
 	"strconv"
 	"strings"
@@ -177,12 +178,12 @@ func (s *Sync) String() string {
 // drbd reads the state of this machine's replicated disks; nil where the module
 // is not loaded.
 func (n *Node) drbd() (*DRBD, error) {
-	data, there, err := n.read(drbdProc)
-	if err != nil || !there {
-		return nil, err
+	data, err := readBounded(n.path(drbdProc), maxDRBD)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
 	}
-	if len(data) > maxDRBD {
-		return nil, fmt.Errorf("more than %d bytes", maxDRBD)
+	if err != nil {
+		return nil, err
 	}
 	return parseDRBD(string(data))
 }

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // maxFile bounds the files of the system that a step reads, in bytes.
@@ -59,21 +60,28 @@ func (n *Node) path(name string) string { return filepath.Join(n.Root, name) }
 
 // read returns a bounded file; a missing one is empty and not there.
 func (n *Node) read(name string) (data []byte, there bool, err error) {
-	f, err := os.Open(n.path(name))
+	data, err = readBounded(n.path(name), maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, false, nil
 	}
+	return data, err == nil, err
+}
+
+// readBounded reads a file of at most limit bytes.
+func readBounded(name string, limit int64) ([]byte, error) {
+	f, err := os.Open(name)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	defer func() { _ = f.Close() }()
-	if data, err = io.ReadAll(io.LimitReader(f, maxFile+1)); err != nil {
-		return nil, true, fmt.Errorf("cannot read %s: %w", n.path(name), err)
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
 	}
-	if len(data) > maxFile {
-		return nil, true, fmt.Errorf("cannot read %s: more than %d bytes", n.path(name), maxFile)
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("cannot read %s: more than %d bytes", name, limit)
 	}
-	return data, true, nil
+	return data, nil
 }
 
 // exists reports whether name is there, links followed.
@@ -138,4 +146,12 @@ func (n *Node) put(files []file, stale []string) (changed bool, err error) {
 		}
 	}
 	return changed, nil
+}
+
+// addLine adds a line to a text whose last one may lack its end.
+func addLine(text, line string) string {
+	if text != "" && !strings.HasSuffix(text, "\n") {
+		text += "\n"
+	}
+	return text + line + "\n"
 }

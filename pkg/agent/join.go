@@ -125,13 +125,9 @@ func (n *Node) letIn(keys []string) error {
 	}
 	text := string(old)
 	for _, k := range keys {
-		if hasKey(text, k) {
-			continue
+		if !hasKey(text, k) {
+			text = addLine(text, k)
 		}
-		if text != "" && !strings.HasSuffix(text, "\n") {
-			text += "\n"
-		}
-		text += k + "\n"
 	}
 	if text == string(old) {
 		return nil

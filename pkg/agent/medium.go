@@ -179,16 +179,3 @@ func ourFiles(r io.Reader, names ...string) (map[string][]byte, error) {
 	_, err = io.Copy(io.Discard, b) // for the digest
 	return files, err
 }
-
-func readBounded(name string, limit int64) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(data)) > limit {
-		err = fmt.Errorf("%s: more than %d bytes", name, limit)
-	}
-	return data, err
-}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -156,7 +157,7 @@ func (m *metrics) collect() string {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), metricsLimit)
 	defer cancel()
-	st, err := ReadState((&Node{Root: m.o.Root}).path(StateFile))
+	st, err := ReadState(filepath.Join(m.o.Root, StateFile))
 	if err != nil {
 		st = new(State)
 	}

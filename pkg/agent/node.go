@@ -72,7 +72,7 @@ func (n *Node) Steps() []Step {
 	if n.metricsPlanned(s) {
 		steps = append(steps, Step{Name: "metrics", Done: n.metricsDone, Do: n.metricsDo})
 	}
-	if inCluster(s, h) {
+	if s.InCluster(h) {
 		steps = append(steps, n.clusterSteps()...)
 	}
 	return steps

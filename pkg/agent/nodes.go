@@ -24,7 +24,6 @@ type enrolment struct {
 	cancel  context.CancelFunc
 	served  chan error // gets the server's end
 	told    bool       // for whom it waits was said once
-	joining map[string]bool
 }
 
 // nodesDone reports whether all nodes of the site are in the cluster, but for
@@ -165,6 +164,21 @@ func (n *Node) ledger() (*enrol.Ledger, error) {
 	return enrol.OpenLedger(n.path(enrol.LedgerFile), o)
 }
 
+// ledgerOptions are those of this site's ledger, without a credential.
+func (n *Node) ledgerOptions() enrol.LedgerOptions {
+	o := enrol.LedgerOptions{Window: n.joinWindow(), Uptime: n.Uptime}
+	for i := range n.Site.Hosts {
+		h := &n.Site.Hosts[i]
+		switch {
+		case !n.Site.InCluster(h):
+			o.Others = append(o.Others, h.Name)
+		case h.Name != n.Host.Name:
+			o.Hosts = append(o.Hosts, n.enrolHost(h))
+		}
+	}
+	return o
+}
+
 // enrolHost is a node as enrolment knows it: by the address that it calls from.
 func (n *Node) enrolHost(h *site.Host) enrol.Host {
 	return enrol.Host{Name: h.Name, FQDN: n.Site.FQDN(h.Name), Addresses: []netip.Addr{h.Addresses[n.between(h)]}}
@@ -187,7 +201,7 @@ func (n *Node) serve() error {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	e := &enrolment{ledger: l, claimed: make(chan struct{}, 1), cancel: cancel, served: make(chan error, len(listeners)), joining: make(map[string]bool)}
+	e := &enrolment{ledger: l, claimed: make(chan struct{}, 1), cancel: cancel, served: make(chan error, len(listeners))}
 	s := &enrol.Server{
 		Ledger:  l,
 		Answer:  n.answer,
@@ -231,7 +245,7 @@ func (n *Node) listen() ([]net.Listener, error) {
 		}
 	}
 	if len(addrs) == 0 {
-		return nil, errNoNodes
+		return nil, errors.New("the site file names no other nodes")
 	}
 	var list []net.Listener
 	for _, a := range addrs {
@@ -249,15 +263,11 @@ func (n *Node) listen() ([]net.Listener, error) {
 
 // answer is what an accepted machine is told.
 func (n *Node) answer(context.Context, enrol.Claim) (enrol.Reply, error) {
-	keys, err := n.ganeti().HostKeys()
-	if err != nil {
-		return enrol.Reply{}, err
-	}
 	root, err := n.rootKeys()
 	if err != nil {
 		return enrol.Reply{}, err
 	}
-	return enrol.Reply{Cluster: n.clusterName(), Master: n.fqdn(), RootKeys: root, HostKeys: keys}, nil
+	return enrol.Reply{Cluster: n.clusterName(), Master: n.fqdn(), RootKeys: root}, nil
 }
 
 // rootKeys are the public keys by which root of this machine comes to others;
@@ -309,4 +319,25 @@ func (n *Node) takeIn(ctx context.Context, c enrol.Claim) error {
 		return n.mirror(ctx, o.Name)
 	}
 	return nil
+}
+
+// mirror connects the disks that have their other side on a node again, and
+// makes those anew that are not there any more.
+func (n *Node) mirror(ctx context.Context, node string) error {
+	g := n.ganeti()
+	cfg, err := g.Config()
+	if err != nil {
+		return err
+	}
+	_, there := cfg.On(node)
+	var errs []error
+	for _, i := range there {
+		if err := g.ActivateDisks(ctx, i.Name); err == nil {
+			continue
+		}
+		if err := g.ReplaceSecondary(ctx, i.Name); err != nil {
+			errs = append(errs, fmt.Errorf("cannot mirror the disks of %s on %s: %w", i.Name, node, err))
+		}
+	}
+	return errors.Join(errs...)
 }

@@ -38,10 +38,7 @@ func (n *Node) osFiles() ([]file, error) {
 	}
 	list := string(old)
 	if !hasLine(list, variant) {
-		if list != "" && !strings.HasSuffix(list, "\n") {
-			list += "\n"
-		}
-		list += variant + "\n"
+		list = addLine(list, variant)
 	}
 	return []file{
 		{variantsFile, list, 0o644},

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/skycover/sci-cd/pkg/enrol"
 )
 
 // PrintJSON writes the report as one document. The state's keys stand at the
@@ -83,7 +85,7 @@ func printEnrolment(b *strings.Builder, list []Admission) {
 		switch {
 		case a.Left <= 0:
 			fmt.Fprintf(b, "  %s: its time to join is over; when it is there: sci-agent join %s\n", a.Host, a.Host)
-		case a.State == "claimed":
+		case a.State == string(enrol.StateClaimed):
 			fmt.Fprintf(b, "  %s: has proved who it is and is to be taken in\n", a.Host)
 		default:
 			fmt.Fprintf(b, "  %s: may join within %v of running\n", a.Host, time.Duration(a.Left)*time.Second)

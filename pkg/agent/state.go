@@ -4,9 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"strings"
 	"time"
 )
@@ -75,15 +73,10 @@ type Record struct {
 // (no file system keeps every promise in a power cut) is an error; Plan.Run
 // says so and starts a new one.
 func ReadState(name string) (*State, error) {
-	f, err := os.Open(name)
+	data, err := readBounded(name, maxState)
 	if errors.Is(err, fs.ErrNotExist) {
 		return &State{}, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the state: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, maxState))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the state: %w", err)
 	}

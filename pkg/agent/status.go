@@ -1,20 +1,12 @@
 package agent
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
 	"text/tabwriter"
 	"time"
 )
-
-// PrintJSON writes the state as it stands in the file.
-func (st *State) PrintJSON(w io.Writer) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(st)
-}
 
 // Print writes the state for people: a headline, a line a step, and below it
 // the last error of a step that is not done.

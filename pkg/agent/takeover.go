@@ -30,14 +30,11 @@ func (n *Node) TakeOver(ctx context.Context, o TakeOverOptions) error {
 	if n.Site, n.Host, err = n.claimed(); err != nil {
 		return err
 	}
-	g := n.ganeti()
-	lost, err := g.Master()
-	switch {
-	case err != nil:
+	lost, err := n.mustHaveMaster()
+	if err != nil {
 		return err
-	case lost == "":
-		return hint.New(errors.New("this machine is in no cluster"), "see how far it is: sci-agent status")
-	case lost == n.fqdn():
+	}
+	if lost == n.fqdn() {
 		return n.goOnAlone(ctx, o)
 	}
 	if err := n.mayTakeOver(ctx, lost, o); err != nil {
@@ -59,7 +56,9 @@ func (n *Node) mayTakeOver(ctx context.Context, lost string, o TakeOverOptions) 
 	if err := n.isOff(ctx, lost, o); err != nil {
 		return err
 	}
-	if n.mirrorsTo() {
+	if connected, err := n.mirrorsTo(); err != nil {
+		return err
+	} else if connected {
 		return hint.New(fmt.Errorf("%s is alive: a mirrored disk of this machine is connected to it", lost),
 			"look at /proc/drbd; power it off if it hangs")
 	}
@@ -110,10 +109,7 @@ func (n *Node) goOnAlone(ctx context.Context, o TakeOverOptions) error {
 	if err != nil {
 		return err
 	}
-	for _, node := range cfg.Nodes {
-		if node.Name == n.fqdn() || node.Offline {
-			continue
-		}
+	for _, node := range n.peers(cfg) {
 		if err := n.isOff(ctx, node.Name, o); err != nil {
 			return err
 		}
@@ -126,7 +122,7 @@ func (n *Node) goOnAlone(ctx context.Context, o TakeOverOptions) error {
 
 // alive reports whether a machine answers in any way.
 func (n *Node) alive(ctx context.Context, a netip.Addr) bool {
-	for _, port := range []uint16{nodedPort, 22} {
+	for _, port := range []uint16{ganeti.NodedPort, 22} {
 		if n.answers(ctx, a, port) {
 			return true
 		}
@@ -136,9 +132,9 @@ func (n *Node) alive(ctx context.Context, a netip.Addr) bool {
 
 // mirrorsTo reports whether the kernel is connected to the other side of any
 // mirrored disk while there are only two nodes; of more, that tells nothing.
-func (n *Node) mirrorsTo() bool {
-	data, _, _ := n.read("proc/drbd")
-	return len(n.Site.Nodes()) == 2 && strings.Contains(string(data), "cs:Connected")
+func (n *Node) mirrorsTo() (bool, error) {
+	data, _, err := n.read(drbdProc)
+	return len(n.Site.Nodes()) == 2 && strings.Contains(string(data), "cs:Connected"), err
 }
 
 // current is this machine's configuration, which must be the newest there is:
@@ -150,8 +146,8 @@ func (n *Node) current(ctx context.Context, lost string) (*ganeti.Config, error)
 		return nil, hint.New(fmt.Errorf("this machine cannot become the master: it has no copy of the configuration: %w", err),
 			"take over on a candidate: cat /"+ganeti.DataDir+"/ssconf_master_candidates")
 	}
-	for _, node := range own.Nodes {
-		if node.Name == n.fqdn() || node.Name == lost || !node.Candidate || node.Offline {
+	for _, node := range n.peers(own) {
+		if node.Name == lost || !node.Candidate {
 			continue
 		}
 		c, err := g.ConfigOf(ctx, node.Name)

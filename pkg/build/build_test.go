@@ -25,6 +25,7 @@ import (
 	"github.com/skycover/sci-cd/pkg/build/buildtest"
 	"github.com/skycover/sci-cd/pkg/cache"
 	"github.com/skycover/sci-cd/pkg/hint"
+	"github.com/skycover/sci-cd/pkg/iso"
 	"github.com/skycover/sci-cd/pkg/lock"
 	"github.com/skycover/sci-cd/pkg/profile"
 	"github.com/skycover/sci-cd/pkg/site"
@@ -107,6 +108,24 @@ func (b *bench) build() *build.Result {
 		b.t.Fatalf("Build: %v\nhint: %s", err, hint.Of(err))
 	}
 	return r
+}
+
+// openISO opens an ISO that was built, until the test ends.
+func openISO(t *testing.T, name string) (f *os.File, size int64, img *iso.Image) {
+	t.Helper()
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if img, err = iso.Open(f, info.Size()); err != nil {
+		t.Fatal(err)
+	}
+	return f, info.Size(), img
 }
 
 // fails builds and compares the error and the hint; what a failed build leaves

@@ -13,9 +13,6 @@ import (
 	"github.com/skycover/sci-cd/pkg/tree"
 )
 
-// nodeRole is the role of the hosts that form the cluster.
-const nodeRole = "node"
-
 // addCredentials puts what each node proves itself with into the initrd. It is
 // derived from the site's private key, which stays where it is, and from what
 // the medium is made of: the same folder gives the same bytes, and a medium
@@ -48,14 +45,8 @@ func addCredentials(t *tree.Tree, o Options, l *lock.Lock, key *pgp.Key) error {
 
 // joining are the machines that form the site's cluster, if it has one.
 func joining(o Options) []enrol.Host {
-	if o.Site.Cluster == nil {
-		return nil
-	}
 	var list []enrol.Host
-	for _, h := range o.Site.Hosts {
-		if h.Virtual || h.Role != nodeRole {
-			continue
-		}
+	for _, h := range o.Site.Nodes() {
 		host := enrol.Host{Name: h.Name, FQDN: o.Site.FQDN(h.Name)}
 		for _, network := range slices.Sorted(maps.Keys(h.Addresses)) {
 			host.Addresses = append(host.Addresses, h.Addresses[network])

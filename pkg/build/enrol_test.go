@@ -16,22 +16,13 @@ import (
 
 	"github.com/skycover/sci-cd/pkg/build"
 	"github.com/skycover/sci-cd/pkg/enrol"
-	"github.com/skycover/sci-cd/pkg/iso"
 	"github.com/skycover/sci-cd/pkg/media"
 )
 
 // credentials are those in the initrd of an ISO, by the files' names.
 func credentials(t *testing.T, r *build.Result) map[string]enrol.Credential {
 	t.Helper()
-	f, err := os.Open(r.Output)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	img, err := iso.Open(f, r.Size)
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, _, img := openISO(t, r.Output)
 	initrd, err := fs.ReadFile(img.FS(), media.InitrdPath)
 	if err != nil {
 		t.Fatal(err)

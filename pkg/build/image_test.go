@@ -16,7 +16,6 @@ import (
 	"github.com/skycover/sci-cd/pkg/build"
 	"github.com/skycover/sci-cd/pkg/image"
 	"github.com/skycover/sci-cd/pkg/inspect"
-	"github.com/skycover/sci-cd/pkg/iso"
 	"github.com/skycover/sci-cd/pkg/profile"
 	"github.com/skycover/sci-cd/pkg/site"
 )
@@ -87,19 +86,7 @@ func TestGoldenImage(t *testing.T) {
 	if _, err := build.Build(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
-	f, err := os.Open(o.Output)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = f.Close() }()
-	info, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	img, err := iso.Open(f, info.Size())
-	if err != nil {
-		t.Fatal(err)
-	}
+	f, size, img := openISO(t, o.Output)
 	for _, name := range []string{"image.json", "image.json.asc", "base.tar.zst", "bios.tar.zst", "uefi.tar.zst"} {
 		want, err := os.ReadFile(filepath.Join(list[0].Dir, name))
 		if err != nil {
@@ -109,7 +96,7 @@ func TestGoldenImage(t *testing.T) {
 			t.Errorf("sci/node/%s: %d bytes, %v; want %d", name, len(got), err, len(want))
 		}
 	}
-	s, err := inspect.Image(f, info.Size())
+	s, err := inspect.Image(f, size)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,19 +186,7 @@ func TestEmulationProfile(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			f, err := os.Open(o.Output)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() { _ = f.Close() }()
-			info, err := f.Stat()
-			if err != nil {
-				t.Fatal(err)
-			}
-			img, err := iso.Open(f, info.Size())
-			if err != nil {
-				t.Fatal(err)
-			}
+			_, _, img := openISO(t, o.Output)
 			if got, err := fs.ReadFile(img.FS(), "sci/node/scripts/01-emulation"); err != nil || string(got) != string(script) {
 				t.Errorf("the script on the medium: %v\n%s", err, got)
 			}

@@ -3,7 +3,6 @@ package build_test
 import (
 	"bytes"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,7 +13,6 @@ import (
 
 	scicd "github.com/skycover/sci-cd"
 	"github.com/skycover/sci-cd/pkg/build"
-	"github.com/skycover/sci-cd/pkg/iso"
 	"github.com/skycover/sci-cd/pkg/media"
 )
 
@@ -38,15 +36,7 @@ func TestStock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := os.Open(r.Output)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = f.Close() })
-	img, err := iso.Open(f, r.Size)
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, _, img := openISO(t, r.Output)
 	initrd, err := fs.ReadFile(img.FS(), media.InitrdPath)
 	if err != nil {
 		t.Fatal(err)

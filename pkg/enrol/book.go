@@ -137,6 +137,8 @@ func unmapped(list []netip.Addr) []netip.Addr {
 // judge says whether the machine may be this host.
 func (b *book) judge(r *record, c Claim) *RefusedError {
 	switch {
+	case r.State == StateJoined:
+		return refuse(Used, "host %s has joined already: its credential has been used", c.Host)
 	case b.expired(r):
 		return refuse(Expired, "the time in which host %s could join is over", c.Host)
 	case r.State == StateClaimed && r.Claim.Machine != c.Machine:
@@ -153,9 +155,6 @@ func (b *book) claim(c Claim, p people, now time.Time) *RefusedError {
 	if refused != nil {
 		return refused
 	}
-	if r.State == StateJoined {
-		return refuse(Used, "host %s has joined already: its credential has been used", c.Host)
-	}
 	if refused := b.judge(r, c); refused != nil {
 		return refused
 	}
@@ -164,28 +163,6 @@ func (b *book) claim(c Claim, p people, now time.Time) *RefusedError {
 	}
 	r.State, r.Claim = StateClaimed, &c
 	return nil
-}
-
-// status is how far a machine is that says that it is the host; c has no
-// request.
-func (b *book) status(c Claim, p people) (Phase, *RefusedError) {
-	r, refused := b.known(c, p)
-	if refused != nil {
-		return PhaseRefused, refused
-	}
-	if r.State == StateJoined {
-		if r.Claim != nil && r.Claim.Machine == c.Machine && r.Claim.Credential == c.Credential {
-			return PhaseJoined, nil
-		}
-		return PhaseRefused, refuse(Used, "host %s has joined already: its credential has been used", c.Host)
-	}
-	if refused := b.judge(r, c); refused != nil {
-		return PhaseRefused, refused
-	}
-	if r.State == StateClaimed {
-		return PhaseClaimed, nil
-	}
-	return PhaseOpen, nil
 }
 
 // joined records that a host is in the cluster, however it got there.
@@ -283,7 +260,7 @@ type claimFile struct {
 func (b *book) bytes() ([]byte, error) {
 	f := bookFile{Format: ledgerFormat, Running: b.Running.String(), Boot: b.Boot, Up: b.Up.String(), Media: []credentialFile{}, Hosts: make(map[string]*recordFile)}
 	for _, c := range b.Media {
-		f.Media = append(f.Media, credentialFile{credentialKind, credentialFormat, c.Host, c.FQDN, c.CA, c.Certificate, c.Key})
+		f.Media = append(f.Media, c.file())
 	}
 	for name, r := range b.Hosts {
 		rf := &recordFile{State: r.State, Until: r.Until.String(), ByAdmin: r.ByAdmin, Authority: r.Authority,
@@ -342,7 +319,7 @@ func (rf *recordFile) record(name string) (*record, error) {
 	r := &record{State: rf.State, Until: until, ByAdmin: rf.ByAdmin, Authority: rf.Authority,
 		Opened: rf.Opened, Claimed: rf.Claimed, Joined: rf.Joined}
 	if c := rf.Claim; c != nil {
-		machine, err := Machine(c.Request.HostKeys)
+		machine, err := machineID(c.Request.HostKeys)
 		if err == nil {
 			err = c.Request.check()
 		}

@@ -13,7 +13,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"time"
 )
 
@@ -30,52 +29,37 @@ func Join(ctx context.Context, c Credential, masterName string, master netip.Add
 	if err != nil {
 		return Reply{}, fmt.Errorf("cannot ask %s to join: %w", masterName, err)
 	}
-	var reply Reply
-	err = ask(ctx, c, masterName, master, http.MethodPost, joinPath, body, func(data []byte) (err error) {
-		reply, err = parseReply(data)
-		return err
-	})
-	return reply, err
-}
-
-// Ask asks the master how far this machine (see Machine) is. Its errors are
-// Join's. PhaseRefused does not come back as a Status but as a *RefusedError.
-func Ask(ctx context.Context, c Credential, masterName string, master netip.AddrPort, machine string) (Status, error) {
-	var status Status
-	err := ask(ctx, c, masterName, master, http.MethodGet, statePath+"?machine="+url.QueryEscape(machine), nil, func(data []byte) (err error) {
-		status, err = parseStatus(data)
-		return err
-	})
-	return status, err
-}
-
-// ask is one connection with one request. read takes the body of a good answer.
-func ask(ctx context.Context, c Credential, masterName string, master netip.AddrPort, method, path string, body []byte, read func([]byte) error) error {
-	code, data, err := exchange(ctx, c, masterName, master, method, path, body)
-	if err == nil {
-		switch code {
-		case http.StatusOK:
-			err = read(data)
-		case http.StatusForbidden:
-			var refused *RefusedError
-			if refused, err = parseRefusal(data); err == nil {
-				err = refused
-			}
-		default:
-			err = fmt.Errorf("it answers %d", code)
-		}
-	}
+	reply, err := ask(ctx, c, masterName, master, body)
 	var refused *RefusedError
 	if errors.As(err, &refused) {
-		return advised(refused, c.Host)
+		return Reply{}, advised(refused, c.Host)
 	}
 	if err != nil {
-		return fmt.Errorf("cannot ask the master %s at %s: %w", masterName, master, err)
+		return Reply{}, fmt.Errorf("cannot ask the master %s at %s: %w", masterName, master, err)
 	}
-	return nil
+	return reply, nil
 }
 
-func exchange(ctx context.Context, c Credential, masterName string, master netip.AddrPort, method, path string, body []byte) (int, []byte, error) {
+func ask(ctx context.Context, c Credential, masterName string, master netip.AddrPort, body []byte) (Reply, error) {
+	code, data, err := exchange(ctx, c, masterName, master, body)
+	if err != nil {
+		return Reply{}, err
+	}
+	switch code {
+	case http.StatusOK:
+		return parseReply(data)
+	case http.StatusForbidden:
+		refused, err := parseRefusal(data)
+		if err != nil {
+			return Reply{}, err
+		}
+		return Reply{}, refused
+	}
+	return Reply{}, fmt.Errorf("it answers %d", code)
+}
+
+// exchange is one connection with one request.
+func exchange(ctx context.Context, c Credential, masterName string, master netip.AddrPort, body []byte) (int, []byte, error) {
 	cfg, err := clientConfig(c, masterName)
 	if err != nil {
 		return 0, nil, err
@@ -92,7 +76,7 @@ func exchange(ctx context.Context, c Credential, masterName string, master netip
 	if err := t.HandshakeContext(ctx); err != nil {
 		return 0, nil, judged(err, c, masterName, master)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "https://"+cfg.ServerName+path, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+cfg.ServerName+joinPath, bytes.NewReader(body))
 	if err != nil {
 		return 0, nil, err
 	}

@@ -114,12 +114,13 @@ func ParseCredential(data []byte) (Credential, error) {
 
 // Bytes is the content of the credential's file.
 func (c Credential) Bytes() []byte {
-	data, _ := json.MarshalIndent(credentialFile{credentialKind, credentialFormat, c.Host, c.FQDN, c.CA, c.Certificate, c.Key}, "", "  ") // strings and bytes: no error comes
+	data, _ := json.MarshalIndent(c.file(), "", "  ") // strings and bytes: no error comes
 	return append(data, '\n')
 }
 
-// Fingerprint is the SHA-256 of the host's certificate, in hex.
-func (c Credential) Fingerprint() string { return fingerprint(c.Certificate) }
+func (c Credential) file() credentialFile {
+	return credentialFile{credentialKind, credentialFormat, c.Host, c.FQDN, c.CA, c.Certificate, c.Key}
+}
 
 // Authority is the SHA-256 of the authority's certificate, in hex. Credentials
 // of one medium have it in common.

@@ -8,11 +8,10 @@
 // Issue runs and never again. All keys are derived from a seed, so that the same
 // site folder gives the same medium, byte for byte.
 //
-// The node (Join, Ask) and the master (Server) speak HTTP/1.1 over TLS 1.3 with
+// The node (Join) and the master (Server) speak HTTP/1.1 over TLS 1.3 with
 // certificates on both sides, on port 1810:
 //
-//	POST /v1/join             Request  → Reply, or why it is refused
-//	GET  /v1/state?machine=ID          → Status, or why it is refused
+//	POST /v1/join   Request → Reply, or why it is refused
 //
 // A certificate never expires: a new server's clock may be decades off, so none
 // is asked. What ends a credential is the master's Ledger, which counts the time

@@ -78,8 +78,8 @@ func from(host, machine string) Request {
 
 func claimOf(c Credential, machine string) Claim {
 	r := from(c.Host, machine)
-	id, _ := Machine(r.HostKeys)
-	return Claim{Host: c.Host, Machine: id, Credential: c.Fingerprint(), CA: c.Authority(), Address: loopback, Request: r}
+	id, _ := machineID(r.HostKeys)
+	return Claim{Host: c.Host, Machine: id, Credential: fingerprint(c.Certificate), CA: c.Authority(), Address: loopback, Request: r}
 }
 
 // clock is the uptime of a machine that tests let run and boot.
@@ -130,7 +130,6 @@ func newMaster(t *testing.T, own Credential) *master {
 		t.Fatal(err)
 	}
 	m.server = &Server{Ledger: m.ledger, Answer: m.answer, Claimed: m.hearClaim, Refused: m.hearRefused,
-		Joining: func(string) (bool, string) { return true, "adding the node" },
 		Trouble: func(err error) { m.mu.Lock(); defer m.mu.Unlock(); m.trouble = append(m.trouble, err.Error()) },
 		Linger:  time.Hour, poll: 10 * time.Millisecond}
 	return m
@@ -158,7 +157,7 @@ func (m *master) answer(context.Context, Claim) (Reply, error) {
 }
 
 func reply() Reply {
-	return Reply{Cluster: "cluster.lab.example", Master: masterName, RootKeys: []string{sshKey("root") + " root@node1"}, HostKeys: []string{sshKey("node1")}}
+	return Reply{Cluster: "cluster.lab.example", Master: masterName, RootKeys: []string{sshKey("root") + " root@node1"}}
 }
 
 func (m *master) hearClaim(c Claim) {
@@ -179,15 +178,6 @@ func (m *master) hearRefused(host string, addr netip.Addr, why *RefusedError) {
 func (m *master) join(c Credential, r Request) (Reply, error) {
 	m.t.Helper()
 	return Join(m.t.Context(), c, masterName, m.addr, r)
-}
-
-func (m *master) ask(c Credential, machine string) (Status, error) {
-	m.t.Helper()
-	id, err := Machine([]string{sshKey(machine)})
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	return Ask(m.t.Context(), c, masterName, m.addr, id)
 }
 
 // accepted joins, and fails the test if that fails.

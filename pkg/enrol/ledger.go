@@ -74,7 +74,7 @@ type Entry struct {
 // host's credential.
 type Claim struct {
 	Host       string
-	Machine    string // of the host keys, see Machine
+	Machine    string // SHA-256 of its SSH host keys, hex
 	Credential string // SHA-256 of its certificate, hex
 	CA         string // SHA-256 of the authority's certificate, hex
 	Address    netip.Addr
@@ -108,10 +108,10 @@ func OpenLedger(path string, o LedgerOptions) (*Ledger, error) {
 	})
 }
 
-// Claim decides whether a machine may join as a host and binds the host to it.
+// claim decides whether a machine may join as a host and binds the host to it.
 // The same machine may claim again until it has joined. A refusal is a
 // *RefusedError.
-func (l *Ledger) Claim(c Claim) error {
+func (l *Ledger) claim(c Claim) error {
 	return l.change(func(b *book) error {
 		if refused := b.claim(c, l.people(), now()); refused != nil {
 			return refused
@@ -154,16 +154,6 @@ func (l *Ledger) Open(host string, window time.Duration, newer *Credential) erro
 	return nil
 }
 
-// Expired reports whether the host's time to join is over and it has not joined.
-func (l *Ledger) Expired(host string) (expired bool, err error) {
-	b, err := l.look()
-	if err != nil {
-		return false, err
-	}
-	r := b.Hosts[host]
-	return r == nil || b.expired(r), nil
-}
-
 // Entries are what the ledger says of all hosts, in the order of their names.
 func (l *Ledger) Entries() ([]Entry, error) {
 	b, err := l.look()
@@ -200,8 +190,8 @@ func (l *Ledger) Pending() ([]string, error) {
 	return b.names(func(r *record) bool { return r.State != StateJoined && !b.expired(r) }), nil
 }
 
-// Tick counts the running time. Server does it once a minute.
-func (l *Ledger) Tick() error { return l.change(func(*book) error { return nil }) }
+// tick counts the running time. Server does it once a minute.
+func (l *Ledger) tick() error { return l.change(func(*book) error { return nil }) }
 
 // media are the master's credentials, one of each medium.
 func (l *Ledger) media() ([]Credential, error) {
@@ -210,19 +200,6 @@ func (l *Ledger) media() ([]Credential, error) {
 		return nil, err
 	}
 	return b.Media, nil
-}
-
-// status is how far a machine is.
-func (l *Ledger) status(c Claim) (Phase, error) {
-	b, err := l.look()
-	if err != nil {
-		return "", err
-	}
-	phase, refused := b.status(c, l.people())
-	if refused != nil {
-		return phase, refused
-	}
-	return phase, nil
 }
 
 func (l *Ledger) people() people { return people{l.o.Hosts, l.o.Others} }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,18 +34,11 @@ func TestRules(t *testing.T) {
 		return func(b *book) (Reason, error) {
 			cl := claimOf(c, machine)
 			cl.Address = netip.MustParseAddr(addr)
-			phase, told := b.status(cl, who)
 			if refused := b.claim(cl, who, at); refused != nil {
-				if refused.Reason == Used && phase == PhaseJoined && b.Hosts[cl.Host].Claim.Machine == cl.Machine {
-					return Used, nil // it may know that it has joined, and may not join again
-				}
-				if told == nil || told.Reason != refused.Reason || phase != PhaseRefused {
-					return "", fmt.Errorf("status says %q, %v; claim %v", phase, told, refused)
-				}
 				return refused.Reason, nil
 			}
-			if phase, told = b.status(cl, who); phase != PhaseClaimed || told != nil {
-				return "", fmt.Errorf("status after a claim: %q, %v", phase, told)
+			if e := b.entry(cl.Host); e.State != StateClaimed || e.Claim.Machine != cl.Machine {
+				return "", fmt.Errorf("after a claim: %+v", e)
 			}
 			return "", nil
 		}
@@ -161,7 +155,7 @@ func TestNewMaster(t *testing.T) {
 	if err := l.Open("node2", 0, ptr(all["node1"])); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Claim(claimOf(all["node2"], "metal")); err != nil {
+	if err := l.claim(claimOf(all["node2"], "metal")); err != nil {
 		t.Error(err)
 	}
 }
@@ -173,7 +167,7 @@ func TestLedgerFile(t *testing.T) {
 	if err != nil || info.Mode() != 0o600 {
 		t.Errorf("ledger: %v, %v; want 0600", info.Mode(), err)
 	}
-	if err := m.ledger.Claim(claimOf(all["node2"], "metal")); err != nil {
+	if err := m.ledger.claim(claimOf(all["node2"], "metal")); err != nil {
 		t.Fatal(err)
 	}
 	// Another process, which needs no credential.
@@ -194,25 +188,23 @@ func TestLedgerFile(t *testing.T) {
 	if diff := cmp.Diff(want, got, sameAddr); diff != "" {
 		t.Errorf("entries (-want +got):\n%s", diff)
 	}
-	for host, want := range map[string]bool{"node2": false, "node3": false, "node9": true} {
-		if got, err := l.Expired(host); got != want || err != nil {
-			t.Errorf("Expired(%s) = %v, %v; want %v", host, got, err, want)
-		}
+	if pending, err := l.Pending(); err != nil || !slices.Equal(pending, []string{"node2", "node3"}) {
+		t.Errorf("Pending = %q, %v; want node2 and node3", pending, err)
 	}
 	m.clock.set("b", Window)
 	if claims, err := l.Claims(); err != nil || len(claims) > 0 {
 		t.Errorf("Claims after the window = %v, %v", claims, err)
 	}
-	if got, err := l.Expired("node2"); !got || err != nil {
-		t.Errorf("Expired after the window = %v, %v", got, err)
+	if pending, err := l.Pending(); err != nil || len(pending) > 0 {
+		t.Errorf("Pending after the window = %q, %v; want nobody", pending, err)
 	}
 	// What came later to the site has the same window, and no other.
 	hosts := append(lab()[1:], Host{"node4", "node4.lab.example", nil})
 	if l, err = OpenLedger(m.ledger.path, LedgerOptions{Credential: ptr(all["node1"]), Hosts: hosts, Uptime: m.clock.uptime}); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := l.Expired("node4"); !got || err != nil {
-		t.Errorf("Expired(node4) = %v, %v; want true", got, err)
+	if got, err = l.Entries(); err != nil || len(got) != 3 || got[2].Host != "node4" || got[2].Left != 0 {
+		t.Errorf("Entries = %+v, %v; want node4 among them, its time over", got, err)
 	}
 }
 
@@ -267,11 +259,11 @@ func TestRunningTime(t *testing.T) {
 		if got := left(); got != step.want {
 			t.Errorf("%+v: left %v", step, got)
 		}
-		if err := m.ledger.Tick(); err != nil {
+		if err := m.ledger.tick(); err != nil {
 			t.Fatal(err)
 		}
 		if got := left(); got != step.want {
-			t.Errorf("%+v: left %v after Tick", step, got)
+			t.Errorf("%+v: left %v after tick", step, got)
 		}
 	}
 	boot, up, err := uptime()
@@ -284,7 +276,7 @@ func TestRunningTime(t *testing.T) {
 func TestLedgerDamaged(t *testing.T) {
 	all := medium(t, "disc")
 	m := newMaster(t, all["node1"])
-	if err := m.ledger.Claim(claimOf(all["node2"], "metal")); err != nil {
+	if err := m.ledger.claim(claimOf(all["node2"], "metal")); err != nil {
 		t.Fatal(err)
 	}
 	data, err := os.ReadFile(m.ledger.path)
@@ -313,7 +305,7 @@ func TestLedgerDamaged(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), m.ledger.path) || hint.Of(err) == "" {
 			t.Errorf("%s: OpenLedger = %v, hint %q", summary, err, hint.Of(err))
 		}
-		if err := m.ledger.Claim(claimOf(all["node3"], "x")); err == nil {
+		if err := m.ledger.claim(claimOf(all["node3"], "x")); err == nil {
 			t.Errorf("%s: a claim was accepted", summary)
 		}
 		if left, err := os.ReadFile(m.ledger.path); err != nil || string(left) != text {
@@ -341,7 +333,7 @@ func TestLedgerCutShort(t *testing.T) {
 		if pending, err := m.ledger.Pending(); err != nil || len(pending) != 2 {
 			t.Errorf("%d bytes: Pending = %q, %v", n, pending, err)
 		}
-		if err := m.ledger.Claim(claimOf(all["node2"], "metal")); err != nil {
+		if err := m.ledger.claim(claimOf(all["node2"], "metal")); err != nil {
 			t.Errorf("%d bytes: %v", n, err)
 		}
 		if info, err := os.Stat(m.ledger.path); err != nil || info.Mode() != 0o600 {
@@ -353,7 +345,7 @@ func TestLedgerCutShort(t *testing.T) {
 	if err := os.RemoveAll(filepath.Dir(m.ledger.path)); err != nil {
 		t.Fatal(err)
 	}
-	wantNobody(t, m.ledger.Claim(claimOf(all["node2"], "metal")))
+	wantNobody(t, m.ledger.claim(claimOf(all["node2"], "metal")))
 }
 
 // victim is the environment variable that makes TestLedgerVictim a process to be
@@ -378,7 +370,7 @@ func TestLedgerVictim(t *testing.T) {
 	}
 	for n := b.Running + time.Millisecond; ; n += time.Millisecond {
 		c.set("a", n)
-		if err := l.Tick(); err != nil {
+		if err := l.tick(); err != nil {
 			t.Fatal(err)
 		}
 		fmt.Println("written", n.Milliseconds())
@@ -442,7 +434,7 @@ func TestLedgerTwoProcesses(t *testing.T) {
 	for i := range 10 {
 		wait.Go(func() {
 			l := []*Ledger{m.ledger, other}[i%2]
-			err := l.Claim(claimOf(all["node2"], "machine"+strconv.Itoa(i)))
+			err := l.claim(claimOf(all["node2"], "machine"+strconv.Itoa(i)))
 			var refused *RefusedError
 			mu.Lock()
 			defer mu.Unlock()

@@ -30,30 +30,10 @@ type Reply struct {
 	Cluster  string   `json:"cluster"`  // full name
 	Master   string   `json:"master"`   // full name
 	RootKeys []string `json:"rootKeys"` // for the node's /root/.ssh/authorized_keys; 1 to 8
-	HostKeys []string `json:"hostKeys"` // the master's SSH host keys; 1 to 8
-}
-
-// Phase is how far a host is.
-type Phase string
-
-// The phases as a joining node sees them.
-const (
-	PhaseOpen    Phase = "open"    // it has not asked to join
-	PhaseClaimed Phase = "claimed" // it was accepted
-	PhaseJoining Phase = "joining" // the master is taking it into the cluster
-	PhaseJoined  Phase = "joined"  // it is in the cluster
-	PhaseRefused Phase = "refused"
-)
-
-// Status is the master's answer to "how far am I?".
-type Status struct {
-	State   Phase  `json:"state"`
-	Message string `json:"message,omitempty"`
 }
 
 // refusal is a RefusedError on its way.
 type refusal struct {
-	State   Phase  `json:"state"` // PhaseRefused
 	Reason  Reason `json:"reason"`
 	Message string `json:"message"`
 }
@@ -113,23 +93,7 @@ func (r Reply) check() error {
 	if err := checkKeys(r.RootKeys); err != nil {
 		return fmt.Errorf("keys of root: %w", err)
 	}
-	if err := checkKeys(r.HostKeys); err != nil {
-		return fmt.Errorf("host keys: %w", err)
-	}
 	return nil
-}
-
-func parseStatus(data []byte) (Status, error) {
-	var s Status
-	if err := decode(data, &s); err != nil {
-		return Status{}, err
-	}
-	switch s.State {
-	case PhaseOpen, PhaseClaimed, PhaseJoining, PhaseJoined:
-		s.Message = oneLine(s.Message)
-		return s, nil
-	}
-	return Status{}, fmt.Errorf("unknown state %.40q", s.State)
 }
 
 func parseRefusal(data []byte) (*RefusedError, error) {
@@ -137,7 +101,7 @@ func parseRefusal(data []byte) (*RefusedError, error) {
 	if err := decode(data, &r); err != nil {
 		return nil, err
 	}
-	if r.State != PhaseRefused || !isWord(string(r.Reason), 40) || r.Message == "" {
+	if !isWord(string(r.Reason), 40) || r.Message == "" {
 		return nil, errors.New("it is no refusal")
 	}
 	return &RefusedError{r.Reason, oneLine(r.Message)}, nil

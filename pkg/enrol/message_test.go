@@ -68,17 +68,17 @@ func TestKeys(t *testing.T) {
 		}
 	}
 	a, b := sshKey("a"), sshKey("b")
-	one, err := Machine([]string{a, b + " comment"})
+	one, err := machineID([]string{a, b + " comment"})
 	if err != nil || len(one) != 64 {
-		t.Errorf("Machine = %q, %v", one, err)
+		t.Errorf("machineID = %q, %v", one, err)
 	}
-	if two, err := Machine([]string{b, a}); two != one || err != nil {
+	if two, err := machineID([]string{b, a}); two != one || err != nil {
 		t.Errorf("in another order: %q, %v; want %q", two, err, one)
 	}
-	if two, err := Machine([]string{b}); two == one || err != nil {
+	if two, err := machineID([]string{b}); two == one || err != nil {
 		t.Errorf("with fewer keys: %q, %v; want another one", two, err)
 	}
-	if _, err := Machine(nil); err == nil {
+	if _, err := machineID(nil); err == nil {
 		t.Error("a machine without keys is one")
 	}
 }
@@ -113,11 +113,10 @@ func TestAnswers(t *testing.T) {
 	}
 	for summary, r := range map[string]Reply{
 		"nothing":      {},
-		"options":      {"cluster.lab.example", masterName, []string{"from=\"*\" " + sshKey("a")}, []string{sshKey("a")}},
-		"no root keys": {"cluster.lab.example", masterName, nil, []string{sshKey("a")}},
-		"no host keys": {"cluster.lab.example", masterName, []string{sshKey("a")}, nil},
-		"a command":    {"cluster.lab.example; reboot", masterName, []string{sshKey("a")}, []string{sshKey("a")}},
-		"an option":    {"cluster.lab.example", "-oProxyCommand=x", []string{sshKey("a")}, []string{sshKey("a")}},
+		"options":      {"cluster.lab.example", masterName, []string{"from=\"*\" " + sshKey("a")}},
+		"no root keys": {"cluster.lab.example", masterName, nil},
+		"a command":    {"cluster.lab.example; reboot", masterName, []string{sshKey("a")}},
+		"an option":    {"cluster.lab.example", "-oProxyCommand=x", []string{sshKey("a")}},
 	} {
 		data, err := json.Marshal(r)
 		if err != nil {
@@ -127,16 +126,11 @@ func TestAnswers(t *testing.T) {
 			t.Errorf("%s: was taken", summary)
 		}
 	}
-	s, err := parseStatus([]byte(`{"state":"joining","message":"a\u001b[2Jb\n"}`))
-	if diff := cmp.Diff(Status{PhaseJoining, "a?[2Jb?"}, s); diff != "" || err != nil {
-		t.Errorf("parseStatus: %v (-want +got):\n%s", err, diff)
+	refused, err := parseRefusal([]byte(`{"reason":"used","message":"a\u001b[2Jb\n"}`))
+	if diff := cmp.Diff(&RefusedError{Used, "a?[2Jb?"}, refused); diff != "" || err != nil {
+		t.Errorf("parseRefusal: %v (-want +got):\n%s", err, diff)
 	}
-	for _, text := range []string{`{"state":"root"}`, `{"state":"refused"}`, `{}`, `[]`} {
-		if s, err := parseStatus([]byte(text)); err == nil {
-			t.Errorf("parseStatus(%s) = %v", text, s)
-		}
-	}
-	for _, text := range []string{`{"state":"refused","reason":"","message":"x"}`, `{"state":"joined","reason":"used","message":"x"}`, `{"state":"refused","reason":"used","message":""}`} {
+	for _, text := range []string{`{"reason":"","message":"x"}`, `{"state":"joined","reason":"used","message":"x"}`, `{"reason":"used","message":""}`, `{}`, `[]`} {
 		if e, err := parseRefusal([]byte(text)); err == nil {
 			t.Errorf("parseRefusal(%s) = %v", text, e)
 		}
@@ -155,7 +149,7 @@ func FuzzParseRequest(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if _, err := Machine(r.HostKeys); err != nil {
+		if _, err := machineID(r.HostKeys); err != nil {
 			t.Fatal(err)
 		}
 		for _, key := range r.HostKeys {
@@ -179,14 +173,10 @@ func FuzzParseAnswers(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(data)
-	f.Add([]byte(`{"state":"joining","message":"x"}`))
-	f.Add([]byte(`{"state":"refused","reason":"used","message":"x"}`))
+	f.Add([]byte(`{"reason":"used","message":"x"}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if r, err := parseReply(data); err == nil && (len(r.RootKeys) == 0 || !isDomain(r.Master)) {
 			t.Fatalf("%+v", r)
-		}
-		if s, err := parseStatus(data); err == nil && !isPrintable(s.Message) {
-			t.Fatalf("%+v", s)
 		}
 		if e, err := parseRefusal(data); err == nil && !isPrintable(e.Message) {
 			t.Fatalf("%+v", e)

@@ -31,9 +31,8 @@ type RefusedError struct {
 
 func (e *RefusedError) Error() string { return e.Message }
 
-// Advice is what a person may do about it, "" if there is nothing to say. Join
-// and Ask attach it as pkg/hint does.
-func (e *RefusedError) Advice(host string) string {
+// advice is what a person may do about it, "" if there is nothing to say.
+func (e *RefusedError) advice(host string) string {
 	again := "run on the master: sci-agent join " + host
 	switch e.Reason {
 	case Used:
@@ -58,7 +57,7 @@ func refuse(reason Reason, format string, args ...any) *RefusedError {
 
 // advised is the refusal with its advice, as an error.
 func advised(e *RefusedError, host string) error {
-	if advice := e.Advice(host); advice != "" {
+	if advice := e.advice(host); advice != "" {
 		return hint.New(e, advice)
 	}
 	return e

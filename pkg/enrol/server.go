@@ -28,9 +28,6 @@ type Server struct {
 	// most once in 10 s for an address and a reason; nil is deaf. host is "" as
 	// long as nobody has proved to be one.
 	Refused func(host string, addr netip.Addr, why *RefusedError)
-	// Joining says that the master is taking a host that has claimed in, and
-	// how far it is; nil says nothing.
-	Joining func(host string) (joining bool, message string)
 	// Trouble hears of what keeps the server from doing its work, such as a
 	// ledger that cannot be read or an Answer that failed; nil is deaf.
 	Trouble func(err error)
@@ -41,11 +38,8 @@ type Server struct {
 	poll time.Duration // between two looks at the ledger, 0 means 10 s
 }
 
-// Paths of the requests.
-const (
-	joinPath  = "/v1/join"
-	statePath = "/v1/state"
-)
+// joinPath is the path of a Request.
+const joinPath = "/v1/join"
 
 // Serve serves on a TCP listener, which it closes, until no host may join any
 // more (nil) or ctx ends (its error).
@@ -56,7 +50,6 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	g := newGate(ctx, l, sv.config, sv.handshakeFailed)
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+joinPath, sv.join)
-	mux.HandleFunc("GET "+statePath, sv.state)
 	srv := &http.Server{
 		Handler:     mux,
 		ReadTimeout: handshakeTime, WriteTimeout: requestTime + handshakeTime, MaxHeaderBytes: 8 << 10,
@@ -92,7 +85,7 @@ func (sv *serving) watch(ctx context.Context, served <-chan error) error {
 	var ticked, idle time.Time
 	for {
 		if time.Since(ticked) >= time.Minute {
-			if err := sv.Ledger.Tick(); err != nil {
+			if err := sv.Ledger.tick(); err != nil {
 				sv.trouble(err)
 			}
 			ticked = time.Now()
@@ -223,8 +216,8 @@ func (sv *serving) join(w http.ResponseWriter, r *http.Request) {
 		sv.refuse(w, c, refuse(UnknownHost, "a machine with the credential of host %s asked to join as %s", c.Host, c.Request.Host))
 		return
 	}
-	if c.Machine, err = Machine(c.Request.HostKeys); err == nil {
-		err = sv.Ledger.Claim(c)
+	if c.Machine, err = machineID(c.Request.HostKeys); err == nil {
+		err = sv.Ledger.claim(c)
 	}
 	if sv.failed(w, c, err) {
 		return
@@ -242,27 +235,6 @@ func (sv *serving) join(w http.ResponseWriter, r *http.Request) {
 	if sv.Claimed != nil {
 		sv.Claimed(c)
 	}
-}
-
-func (sv *serving) state(w http.ResponseWriter, r *http.Request) {
-	c, ok := caller(r)
-	if !ok {
-		http.Error(w, "", http.StatusForbidden)
-		return
-	}
-	c.Machine = r.URL.Query().Get("machine")
-	phase, err := sv.Ledger.status(c)
-	if sv.failed(w, c, err) {
-		return
-	}
-	st := Status{State: phase}
-	if phase == PhaseClaimed && sv.Joining != nil {
-		joining, message := sv.Joining(c.Host)
-		if st.Message = oneLine(message); joining {
-			st.State = PhaseJoining
-		}
-	}
-	answer(w, http.StatusOK, st)
 }
 
 // failed answers an error and reports whether there was one. Who was not
@@ -283,7 +255,7 @@ func (sv *serving) failed(w http.ResponseWriter, c Claim, err error) bool {
 
 func (sv *serving) refuse(w http.ResponseWriter, c Claim, why *RefusedError) {
 	sv.refused(c.Host, c.Address, why)
-	answer(w, http.StatusForbidden, refusal{PhaseRefused, why.Reason, why.Message})
+	answer(w, http.StatusForbidden, refusal{why.Reason, why.Message})
 }
 
 func answer(w http.ResponseWriter, code int, v any) {

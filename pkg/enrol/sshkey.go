@@ -15,9 +15,9 @@ import (
 // maxKeyLine bounds a line with an SSH key, in bytes: RSA of 16384 bits has 2800.
 const maxKeyLine = 4096
 
-// Machine is the SHA-256, in hex, over a machine's SSH public host keys; their
+// machineID is the SHA-256, in hex, over a machine's SSH public host keys; their
 // order and comments do not matter. It is what a claim is bound to.
-func Machine(hostKeys []string) (string, error) {
+func machineID(hostKeys []string) (string, error) {
 	if err := checkKeys(hostKeys); err != nil {
 		return "", err
 	}

@@ -60,8 +60,8 @@ func (c *Cluster) Members() ([]string, error) {
 	return strings.Fields(list), err
 }
 
-// Running reports whether a daemon, such as "ganeti-noded", runs.
-func (c *Cluster) Running(ctx context.Context, daemon string) (bool, error) {
+// running reports whether a daemon, such as "ganeti-noded", runs.
+func (c *Cluster) running(ctx context.Context, daemon string) (bool, error) {
 	_, err := c.command(ctx, daemonUtil, "check", daemon)
 	if err == nil {
 		return true, nil
@@ -72,20 +72,15 @@ func (c *Cluster) Running(ctx context.Context, daemon string) (bool, error) {
 	return false, err
 }
 
-// masterDaemons are those that only the master runs.
-func masterDaemons() []string {
-	return []string{"ganeti-wconfd", "ganeti-luxid"}
-}
-
 // Up reports whether the daemons of this node run, and the master's if it is
 // the master.
 func (c *Cluster) Up(ctx context.Context, master bool) (bool, error) {
 	daemons := []string{"ganeti-noded"}
 	if master {
-		daemons = append(daemons, masterDaemons()...)
+		daemons = append(daemons, "ganeti-wconfd", "ganeti-luxid")
 	}
 	for _, d := range daemons {
-		if ok, err := c.Running(ctx, d); !ok || err != nil {
+		if ok, err := c.running(ctx, d); !ok || err != nil {
 			return false, err
 		}
 	}

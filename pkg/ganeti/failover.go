@@ -1,16 +1,6 @@
 package ganeti
 
-import (
-	"context"
-	"strings"
-)
-
-// AskMaster asks Ganeti for the full name of the master, which it takes from
-// this node's files.
-func (c *Cluster) AskMaster(ctx context.Context) (string, error) {
-	out, err := c.command(ctx, "gnt-cluster", "getmaster")
-	return strings.TrimSpace(string(out)), err
-}
+import "context"
 
 // TakeOver makes this node the master. alone: do not ask the other nodes, for
 // there are not enough left to make a majority; the caller knows that the old

@@ -46,9 +46,7 @@ func (c *Cluster) AddNode(ctx context.Context, o AddOptions) error {
 // would complain of more than one key. (Ganeti enters the key under the name
 // first and replaces the name at the end.)
 func (c *Cluster) forgetKeys(node string) error {
-	return c.rewrite("ganeti_pub_keys", func(line string) bool {
-		return firstField(line) != node
-	}, nil)
+	return c.replace("ganeti_pub_keys", node, nil)
 }
 
 // expectKeys puts the host keys of a node into Ganeti's known_hosts: its own,
@@ -56,7 +54,7 @@ func (c *Cluster) forgetKeys(node string) error {
 // file anew when it distributes its configuration.
 func (c *Cluster) expectKeys(node string, keys []string) error {
 	var lines []string
-	own, err := hostKeys(c.Root)
+	own, err := c.hostKeys()
 	if err != nil {
 		return err
 	}
@@ -68,22 +66,23 @@ func (c *Cluster) expectKeys(node string, keys []string) error {
 			lines = append(lines, node+" "+k)
 		}
 	}
-	return c.rewrite("known_hosts", func(line string) bool { return firstField(line) != node }, lines)
+	return c.replace("known_hosts", node, lines)
 }
 
-// rewrite keeps some lines of a file and adds others; a missing file is empty.
-func (c *Cluster) rewrite(name string, keep func(line string) bool, add []string) error {
+// replace puts lines into a file in place of those that begin with the name of
+// the node; a missing file is empty.
+func (c *Cluster) replace(name, node string, lines []string) error {
 	old, err := readFile(c.path(name))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	var b bytes.Buffer
 	for line := range strings.Lines(string(old)) {
-		if keep(strings.TrimRight(line, "\n")) {
+		if f := strings.Fields(line); len(f) == 0 || f[0] != node {
 			b.WriteString(strings.TrimRight(line, "\n") + "\n")
 		}
 	}
-	for _, line := range add {
+	for _, line := range lines {
 		b.WriteString(line + "\n")
 	}
 	if bytes.Equal(old, b.Bytes()) {
@@ -105,12 +104,4 @@ func (c *Cluster) rewrite(name string, keep func(line string) bool, add []string
 		}
 	}
 	return os.Rename(tmp, c.path(name))
-}
-
-func firstField(line string) string {
-	f := strings.Fields(line)
-	if len(f) == 0 {
-		return ""
-	}
-	return f[0]
 }

@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// hostKeys are the public SSH host keys of a machine without their comments,
+// hostKeys are the public SSH host keys of this machine without their comments,
 // "ssh-ed25519 AAAA…".
-func hostKeys(root string) ([]string, error) {
-	names, err := filepath.Glob(filepath.Join(root, "etc/ssh/ssh_host_*_key.pub"))
+func (c *Cluster) hostKeys() ([]string, error) {
+	names, err := filepath.Glob(filepath.Join(c.Root, "etc/ssh/ssh_host_*_key.pub"))
 	if err != nil {
 		return nil, err
 	}
@@ -27,13 +27,10 @@ func hostKeys(root string) ([]string, error) {
 	return keys, nil
 }
 
-// HostKeys are the public SSH host keys of this machine, "ssh-ed25519 AAAA…".
-func (c *Cluster) HostKeys() ([]string, error) { return hostKeys(c.Root) }
-
-// OwnKeys are those of HostKeys that stay this machine's own: of the other kinds
+// OwnKeys are those of hostKeys that stay this machine's own: of the other kinds
 // Ganeti gives all nodes the master's, so that one key stands for the cluster.
 func (c *Cluster) OwnKeys() ([]string, error) {
-	keys, err := hostKeys(c.Root)
+	keys, err := c.hostKeys()
 	if err != nil {
 		return nil, err
 	}

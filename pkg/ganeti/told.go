@@ -1,6 +1,9 @@
 package ganeti
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Told is what the master has told every node of the cluster, in the files
 // ssconf_*. Anybody on the machine may read them. They are not newer than the
@@ -28,10 +31,10 @@ func (c *Cluster) Told() (*Told, error) {
 		Instances: strings.Fields(read("instance_list")), Candidates: strings.Fields(read("master_candidates")),
 	}
 	primary, secondary := pairs(read("node_primary_ips")), pairs(read("node_secondary_ips"))
-	candidates, offline := set(t.Candidates), set(strings.Fields(read("offline_nodes")))
+	offline := strings.Fields(read("offline_nodes"))
 	for _, name := range strings.Fields(read("node_list")) {
 		t.Nodes = append(t.Nodes, Node{Name: name, Primary: primary[name], Secondary: secondary[name],
-			Candidate: candidates[name], Offline: offline[name]})
+			Candidate: slices.Contains(t.Candidates, name), Offline: slices.Contains(offline, name)})
 	}
 	return t, err
 }
@@ -43,14 +46,6 @@ func pairs(text string) map[string]string {
 		if f := strings.Fields(l); len(f) == 2 {
 			m[f[0]] = f[1]
 		}
-	}
-	return m
-}
-
-func set(list []string) map[string]bool {
-	m := make(map[string]bool)
-	for _, s := range list {
-		m[s] = true
 	}
 	return m
 }

@@ -28,18 +28,12 @@ type Disk struct {
 // OpenDisk finds out how far earlier starts came. Writing is refused if the disk
 // is damaged.
 func OpenDisk(path string) (*Disk, error) {
-	f, err := open(path, os.O_RDWR|unix.O_SYNC)
+	d, err := open(path, os.O_RDWR|unix.O_SYNC)
 	if err != nil {
-		return nil, fmt.Errorf("cannot open disk: %w", err)
+		return nil, err
 	}
-	d := &Disk{f: f}
-	if d.buf, err = unix.Mmap(-1, 0, scanSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE); err != nil {
-		return nil, fmt.Errorf("cannot get memory: %w", err)
-	}
-	if d.size, err = f.Seek(0, io.SeekEnd); err != nil {
-		return nil, fmt.Errorf("cannot tell size of disk: %w", err)
-	}
-	if d.found, err = Scan(f, d.size, d.buf); err != nil {
+	if d.found, err = Scan(d.f, d.size, d.buf); err != nil {
+		d.close()
 		return nil, err
 	}
 	d.state, d.boot = d.found, d.found.Boot+1
@@ -48,31 +42,42 @@ func OpenDisk(path string) (*Disk, error) {
 
 // ScanFile reads the records of a disk or an image.
 func ScanFile(path string) (State, error) {
-	f, err := open(path, os.O_RDONLY)
+	d, err := open(path, os.O_RDONLY)
 	if err != nil {
-		return State{}, fmt.Errorf("cannot open disk: %w", err)
+		return State{}, err
 	}
-	defer func() { _ = f.Close() }() // only read
-	size, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		return State{}, fmt.Errorf("cannot tell size of disk: %w", err)
-	}
-	buf, err := unix.Mmap(-1, 0, scanSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
-	if err != nil {
-		return State{}, fmt.Errorf("cannot get memory: %w", err)
-	}
-	defer func() { _ = unix.Munmap(buf) }()
-	return Scan(f, size, buf)
+	defer d.close()
+	return Scan(d.f, d.size, d.buf)
 }
 
 // open opens a disk past the page cache; some file systems, which tests use,
 // cannot.
-func open(path string, flags int) (*os.File, error) {
+func open(path string, flags int) (*Disk, error) {
 	f, err := os.OpenFile(path, flags|unix.O_DIRECT, 0)
 	if err != nil {
 		f, err = os.OpenFile(path, flags, 0)
 	}
-	return f, err
+	if err != nil {
+		return nil, fmt.Errorf("cannot open disk: %w", err)
+	}
+	d := &Disk{f: f}
+	if d.size, err = f.Seek(0, io.SeekEnd); err != nil {
+		d.close()
+		return nil, fmt.Errorf("cannot tell size of disk: %w", err)
+	}
+	if d.buf, err = unix.Mmap(-1, 0, scanSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE); err != nil {
+		d.close()
+		return nil, fmt.Errorf("cannot get memory: %w", err)
+	}
+	return d, nil
+}
+
+// close is for a disk that nothing has been written to.
+func (d *Disk) close() {
+	_ = d.f.Close()
+	if d.buf != nil {
+		_ = unix.Munmap(d.buf)
+	}
 }
 
 // Append writes the next record and returns when it is stable.

@@ -78,11 +78,11 @@ func ParseRecord(block []byte) (Record, error) {
 
 // State is what is on a disk.
 type State struct {
-	Records uint64 `json:"records"` // 0 … Records-1 are there
-	Boot    uint64 `json:"boot"`    // of the last of them; 0: there is none
+	Records uint64 // 0 … Records-1 are there
+	Boot    uint64 // of the last of them; 0: there is none
 	// Damage says what cannot come from a guest whose power failed; empty:
 	// nothing.
-	Damage string `json:"damage"`
+	Damage string
 }
 
 // beyond is how many blocks behind the first one without a record are looked

@@ -220,11 +220,18 @@ func (r *run) collect(ctx context.Context, sh *vm.Shell, name string) {
 		if exit := (*vm.ExitError)(nil); err != nil && !errors.As(err, &exit) {
 			return
 		}
-		path := filepath.Join(r.o.ReportDir, r.name(l.file))
-		if err := os.WriteFile(path, []byte(out), 0o644); err == nil {
-			r.report.Log(path)
-		}
+		_ = r.keep(l.file, out) // the report lacks it then
 	}
+}
+
+// keep writes a file beside the report and has the page show its end.
+func (r *run) keep(name, text string) error {
+	path := filepath.Join(r.o.ReportDir, r.name(name))
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		return err
+	}
+	r.report.Log(path)
+	return nil
 }
 
 // aptInstall installs a package and proves it. Without a name it takes the

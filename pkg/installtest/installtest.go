@@ -178,7 +178,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 			defer os.RemoveAll(dir)
 		}
 	}
-	r := &run{o: o, report: newReport(o), like: like, machines: []string{"cut", "install", "system"}}
+	r := &run{o: o, report: newReport(o), like: like, machines: machines()}
 	if err := r.flip(); err != nil {
 		return nil, err
 	}
@@ -200,6 +200,9 @@ type run struct {
 	// machines are the names of those that may have logs.
 	machines []string
 }
+
+// machines are those that a run may have.
+func machines() []string { return []string{"cut", "install", "system"} }
 
 // ErrFailed ends a run whose report already says why.
 var ErrFailed = errors.New("test failed")
@@ -402,7 +405,7 @@ func (r *run) start(ctx context.Context, name string, set func(*vm.Options)) (*v
 		QEMU:   r.o.QEMU, QEMURoot: r.o.QEMURoot, NICs: slices.Clone(r.o.NICs),
 	}
 	if r.o.Base != "" {
-		v.Disks[0].Path, v.Disks[0].Backing = r.disk()+qcow2, r.o.Base
+		v.Disks[0].Backing = r.o.Base
 		if filepath.Ext(r.o.Base) == qcow2 {
 			v.Disks[0].BackingFormat = "qcow2"
 		}
@@ -423,8 +426,14 @@ func (r *run) start(ctx context.Context, name string, set func(*vm.Options)) (*v
 // qcow2 ends the names of images of differences.
 const qcow2 = ".qcow2"
 
-// disk is the image of the machine's disk.
-func (r *run) disk() string { return filepath.Join(r.o.WorkDir, "disk.img") }
+// disk is the image of the disk that the machine writes to.
+func (r *run) disk() string {
+	path := filepath.Join(r.o.WorkDir, "disk.img")
+	if r.o.Base != "" {
+		path += qcow2
+	}
+	return path
+}
 
 // follow reads the agent's lines until one starts with last. Each line ends a
 // phase if label gives it a name.

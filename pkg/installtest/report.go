@@ -71,6 +71,13 @@ type Phase struct {
 	open bool
 }
 
+// end ends the phase unless it has ended; at is from the start of the report.
+func (p *Phase) end(at time.Duration) {
+	if p.open {
+		p.Until, p.open = max(at, p.From), false
+	}
+}
+
 // Check is one assertion.
 type Check struct {
 	Stage, Name, Want string
@@ -224,8 +231,8 @@ func (r *Report) PhaseAt(host, name string, at time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	from := max(0, at.Sub(r.Started))
-	if p := r.phase(host); p != nil && p.open {
-		p.Until, p.open = max(from, p.From), false
+	if p := r.phase(host); p != nil {
+		p.end(from)
 	}
 	r.Phases = append(r.Phases, Phase{Name: name, From: from, Until: from, Host: host, Section: r.section(), open: true})
 }
@@ -251,9 +258,7 @@ func (r *Report) EndSection() *Section {
 	s, now := r.Sections[n], time.Since(r.Started)
 	s.Until, s.open = now, false
 	for i := range r.Phases {
-		if p := &r.Phases[i]; p.open {
-			p.Until, p.open = max(now, p.From), false
-		}
+		r.Phases[i].end(now)
 	}
 	return s
 }
@@ -282,8 +287,8 @@ func (r *Report) FailedIn(section string) []*Check {
 func (r *Report) EndPhase(host string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if p := r.phase(host); p != nil && p.open {
-		p.Until, p.open = max(time.Since(r.Started), p.From), false
+	if p := r.phase(host); p != nil {
+		p.end(time.Since(r.Started))
 	}
 }
 
@@ -374,9 +379,7 @@ func (r *Report) Finish(logs []string) {
 	r.EndSection()
 	r.Duration = time.Since(r.Started)
 	for i := range r.Phases {
-		if p := &r.Phases[i]; p.open {
-			p.Until, p.open = max(r.Duration, p.From), false
-		}
+		r.Phases[i].end(r.Duration)
 	}
 	var cpu []string
 	for _, m := range r.CPU {

@@ -3,8 +3,6 @@ package installtest
 import (
 	"context"
 	"errors"
-	"os"
-	"path/filepath"
 
 	"github.com/skycover/sci-cd/pkg/vm"
 )
@@ -24,19 +22,16 @@ type Session struct {
 // the files in o.ReportDir; o.WorkDir is the host's own and exists.
 func NewSession(o Options, report *Report) *Session {
 	o = o.withDefaults()
-	return &Session{name: "system", r: &run{o: o, label: o.Host.Name, report: report, machines: []string{"cut", "install", "system"}}}
+	return &Session{name: "system", r: &run{o: o, label: o.Host.Name, report: report, machines: machines()}}
 }
 
 // Disk is the image of the disk that the machine writes to.
 func (s *Session) Disk() string {
-	if s.r.o.Base != "" {
-		return s.r.disk() + qcow2
-	}
 	return s.r.disk()
 }
 
-// StartFrom has Boot and PowerOn start from an installed disk that stays as it is; work is
-// a directory for the differences and the UEFI variables.
+// StartFrom has Boot and PowerOn start from an installed disk that stays as it
+// is; work is a directory for the differences and the UEFI variables.
 func (s *Session) StartFrom(base, work string) { s.r.o.Base, s.r.o.WorkDir = base, work }
 
 // Install installs the host and returns when its machine has powered off.
@@ -125,15 +120,11 @@ func (s *Session) Logs() []string { return s.r.logFiles() }
 // AgentReady judges `sci-agent status --json`.
 func AgentReady(out string) string { return agentReady(out) }
 
+// Equal judges that the output is a text, but for white space around it.
+func Equal(want string) func(out string) string { return equal(want) }
+
 // Empty judges that there is no output.
 func Empty(out string) string { return empty(out) }
 
 // Keep writes text beside the report and has the page show its end.
-func (s *Session) Keep(name, text string) error {
-	path := filepath.Join(s.r.o.ReportDir, s.r.name(name))
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-		return err
-	}
-	s.r.report.Log(path)
-	return nil
-}
+func (s *Session) Keep(name, text string) error { return s.r.keep(name, text) }

@@ -135,11 +135,16 @@ const NodeRole = "node"
 func (s *Site) Nodes() []*Host {
 	var list []*Host
 	for i := range s.Hosts {
-		if h := &s.Hosts[i]; s.Cluster != nil && h.Role == NodeRole && !h.Virtual {
+		if h := &s.Hosts[i]; s.InCluster(h) {
 			list = append(list, h)
 		}
 	}
 	return list
+}
+
+// InCluster reports whether a host of the site is to be a node of the cluster.
+func (s *Site) InCluster(h *Host) bool {
+	return s.Cluster != nil && h.Role == NodeRole && !h.Virtual
 }
 
 // FQDN is the full name of a host or of the cluster.

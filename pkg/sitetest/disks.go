@@ -113,17 +113,25 @@ func (t *test) room(h Host) (string, error) {
 // that name.
 func (t *test) copies(dir, image string) error {
 	for _, n := range t.nodes {
-		from, work := n.host.place(dir), n.host.place(t.o.WorkDir)
-		if err := os.MkdirAll(work, 0o755); err != nil {
-			return fmt.Errorf("cannot create work directory: %w", err)
+		if err := n.startFrom(n.host.place(dir), image, n.host.place(t.o.WorkDir)); err != nil {
+			return err
 		}
-		for _, path := range variables(from) {
-			if err := copyFile(filepath.Join(work, filepath.Base(path)), path); err != nil {
-				return fmt.Errorf("cannot copy UEFI variables: %w", err)
-			}
-		}
-		n.session.StartFrom(filepath.Join(from, image), work)
 	}
+	return nil
+}
+
+// startFrom has a machine start from a copy of an image in the directory from,
+// and of the UEFI variables there. The copies are in work, which is created.
+func (n *node) startFrom(from, image, work string) error {
+	if err := os.MkdirAll(work, 0o755); err != nil {
+		return fmt.Errorf("cannot create work directory: %w", err)
+	}
+	for _, path := range variables(from) {
+		if err := copyFile(filepath.Join(work, filepath.Base(path)), path); err != nil {
+			return fmt.Errorf("cannot copy UEFI variables: %w", err)
+		}
+	}
+	n.session.StartFrom(filepath.Join(from, image), work)
 	return nil
 }
 

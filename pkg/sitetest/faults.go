@@ -353,7 +353,7 @@ func takeover(ctx context.Context, s *Site) error {
 			return s.refused(ctx, survivor, lost, tr, "sci-agent takeover is refused as long as nobody says that "+lost.host.Name+" is off", "", "--powered-off")
 		},
 		func() error { return s.takenOver(ctx, survivor, lost, tr) },
-		func() error { return s.nothingLost(ctx, tr, last) },
+		func() error { return tr.startedAgain(ctx, "takeover", last) },
 		func() error { return tr.kept(ctx, "takeover", survivor, before, sum) },
 		func() error { return s.keptOut(ctx, survivor, lost, tr, last.Boot+1) },
 		func() error { return s.letInAgain(ctx, survivor, lost) },
@@ -452,40 +452,8 @@ func (s *Site) takenOver(ctx context.Context, survivor, lost *node, tr *trial) e
 		return err
 	}
 	return s.ask(ctx, survivor, installtest.Question{
-		Name: survivor.host.Name + " is the master", Want: tr.fqdn(survivor), Script: "gnt-cluster getmaster", Judge: is(tr.fqdn(survivor)),
+		Name: survivor.host.Name + " is the master", Want: tr.fqdn(survivor), Script: "gnt-cluster getmaster", Judge: installtest.Equal(tr.fqdn(survivor)),
 	})
-}
-
-func is(want string) func(string) string {
-	return func(out string) string {
-		if got := strings.TrimSpace(out); got != want {
-			return fmt.Sprintf("got %q; want %q", got, want)
-		}
-		return ""
-	}
-}
-
-// nothingLost waits until the instance has been started again and judges what it
-// has found.
-func (s *Site) nothingLost(ctx context.Context, tr *trial, last status) error {
-	return tr.answers(ctx, "it is started again behind the takeover", fmt.Sprintf("start %d, at least the %d acknowledged records", last.Boot+1, last.Records),
-		startedAgain(last))
-}
-
-// startedAgain judges an instance that was killed when it had acknowledged what
-// last says.
-func startedAgain(last status) func(status) error {
-	return func(s status) error {
-		switch {
-		case s.Boot != last.Boot+1:
-			return final(fmt.Errorf("it is start %d", s.Boot))
-		case s.Found.Records < last.Records:
-			return final(fmt.Errorf("%d records are lost: it found %d, %d had been acknowledged", last.Records-s.Found.Records, s.Found.Records, last.Records))
-		case s.Records <= s.Found.Records:
-			return errors.New("it writes no records")
-		}
-		return nil
-	}
 }
 
 // keptOut switches the lost node on again and watches it: it believes that it is
@@ -603,11 +571,7 @@ func (s *Site) letInAgain(ctx context.Context, survivor, lost *node) error {
 	}
 	// The agents of both go through their plans again.
 	for _, n := range []*node{lost, survivor} {
-		err := s.check(ctx, n.host.Name+" gets ready again", "a line \"sci-agent: ready\"", s.o.Limits.Ready, func(ctx context.Context) (string, error) {
-			said, err := n.session.Await(ctx, begun, regexp.MustCompile("^ready"))
-			return said.Text, err
-		})
-		if err != nil {
+		if err := s.readySince(ctx, n, begun, n.host.Name+" gets ready again"); err != nil {
 			return err
 		}
 	}
@@ -616,13 +580,7 @@ func (s *Site) letInAgain(ctx context.Context, survivor, lost *node) error {
 
 // inSync waits until each disk of a node has two copies that are the same.
 func (s *Site) inSync(ctx context.Context, on *node) error {
-	return s.until(ctx, s.name, s.o.Limits.Sync, "both copies of each disk are current", "UpToDate/UpToDate", func(ctx context.Context) (string, error) {
-		out, err := on.session.Run(ctx, "cat /proc/drbd")
-		if err == nil {
-			err = allUpToDate(out)
-		}
-		return out, err
-	})
+	return s.until(ctx, s.name, s.o.Limits.Sync, "both copies of each disk are current", "UpToDate/UpToDate", on.drbd(allUpToDate))
 }
 
 // allUpToDate reads /proc/drbd: there is a device, and each one is connected and
@@ -699,7 +657,7 @@ func (s *Site) cutBackbone(ctx context.Context, tr *trial) error {
 	if err := s.pause(ctx, 30*time.Second, 2*time.Minute, "the backbone is mended"); err != nil {
 		return err
 	}
-	if err := tr.answers(ctx, "it writes on while the backbone is cut", fmt.Sprintf("the same start, more than %d records", before.Records), wroteOn(before)); err != nil {
+	if err := tr.answers(ctx, "it writes on while the backbone is cut", wroteOnWant(before), wroteOn(before)); err != nil {
 		return err
 	}
 	s.cut("backbone", false)
@@ -719,13 +677,7 @@ func (s *Site) cutBackbone(ctx context.Context, tr *trial) error {
 
 // noticed waits until DRBD has noticed that the other side is gone.
 func (s *Site) noticed(ctx context.Context, on *node) error {
-	return s.until(ctx, s.name, s.o.Limits.Guest, "DRBD notices it", "no device is connected", func(ctx context.Context) (string, error) {
-		out, err := on.session.Run(ctx, "cat /proc/drbd")
-		if err == nil {
-			err = disconnected(out)
-		}
-		return out, err
-	})
+	return s.until(ctx, s.name, s.o.Limits.Guest, "DRBD notices it", "no device is connected", on.drbd(disconnected))
 }
 
 // syncing judges that a device is being synchronised.
@@ -750,19 +702,6 @@ func disconnected(out string) error {
 		}
 	}
 	return nil
-}
-
-// wroteOn judges an instance that must not have stopped.
-func wroteOn(before status) func(status) error {
-	return func(s status) error {
-		switch {
-		case s.Boot != before.Boot:
-			return final(fmt.Errorf("it was restarted: start %d", s.Boot))
-		case s.Records <= before.Records+10:
-			return fmt.Errorf("%d records, %d before", s.Records, before.Records)
-		}
-		return nil
-	}
 }
 
 func diskFull(ctx context.Context, s *Site) error {

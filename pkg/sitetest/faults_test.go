@@ -25,12 +25,7 @@ import (
 // counts the times that a machine was switched on.
 func faultySite(t *testing.T, agent string, commands map[string]string) string {
 	t.Helper()
-	if _, err := exec.LookPath("qemu-img"); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skip("qemu-img is not installed")
-	}
+	needImages(t)
 	dir := t.TempDir()
 	all := map[string]string{"agent.sh": "", "qemu": `
 if test "$1" = --version; then echo "QEMU emulator version 10.0.13 (Debian)"; exit; fi
@@ -125,11 +120,7 @@ func faultOptions(t *testing.T, qemu string, formed bool) Options {
 	o.hurry, o.guestDir = 0.0005, filepath.Dir(qemu)+"/$NAME"
 	s := time.Second
 	o.Limits = Limits{Boot: 5 * s, Install: 5 * s, Ready: 5 * s, Check: 10 * s, Sync: 3 * s, Guest: 3 * s, Line: 3 * s, Out: s / 10}
-	sum, err := digest(o.ISO)
-	if err != nil {
-		t.Fatal(err)
-	}
-	id := identity{ISO: sum, Firmware: "bios", Hosts: []string{"node1", "node2", "node3"}, Formed: formed}
+	id := identity{ISO: mustDigest(t, o.ISO), Firmware: "bios", Hosts: []string{"node1", "node2", "node3"}, Formed: formed}
 	for _, h := range id.Hosts {
 		dir := filepath.Join(o.Disks, h)
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -215,7 +206,13 @@ func runFaults(t *testing.T, o Options, name string) (*installtest.Report, []str
 func faultGuest(t *testing.T, o *Options, guest string) {
 	t.Helper()
 	o.Guest = []byte(guest)
-	if err := os.WriteFile(filepath.Join(filepath.Dir(o.QEMU), "stick"), append([]byte(guest), make([]byte, 100)...), 0o644); err != nil {
+	put(t, filepath.Dir(o.QEMU), "stick", guest+strings.Repeat("\x00", 100))
+}
+
+// put writes a file that the scripts of a site read.
+func put(t *testing.T, dir, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -266,13 +263,9 @@ func TestFaults(t *testing.T) {
 			dir := filepath.Dir(o.QEMU)
 			faultGuest(t, &o, fakeGuest)
 			for _, name := range test.files {
-				if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {
-					t.Fatal(err)
-				}
+				put(t, dir, name, "")
 			}
-			if err := os.WriteFile(filepath.Join(dir, "states"), []byte(test.states), 0o644); err != nil {
-				t.Fatal(err)
-			}
+			put(t, dir, "states", test.states)
 			r, failed := runFaults(t, o, test.name)
 			if len(failed) > 0 {
 				t.Errorf("problems: %q", failed)
@@ -357,7 +350,6 @@ func TestFaultsFail(t *testing.T) {
 				script, commands, formed = lostMaster, withGuest(), true
 			} else {
 				maps.Copy(commands, healthy())
-				commands["sci-agent"] = healthy()["sci-agent"]
 			}
 			test.change(&script, commands)
 			o := faultOptions(t, faultySite(t, script, commands), formed)
@@ -367,13 +359,9 @@ func TestFaultsFail(t *testing.T) {
 			if test.name == "backbone-cut" {
 				states = "SyncSource UpToDate/Inconsistent\nWFConnection UpToDate/DUnknown\n"
 			}
-			if err := os.WriteFile(filepath.Join(dir, "states"), []byte(states), 0o644); err != nil {
-				t.Fatal(err)
-			}
+			put(t, dir, "states", states)
 			for _, name := range test.files {
-				if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {
-					t.Fatal(err)
-				}
+				put(t, dir, name, "")
 			}
 			_, failed := runFaults(t, o, test.name)
 			if len(failed) != 1 || !strings.Contains(failed[0], test.want) {
@@ -389,9 +377,7 @@ func TestFaultsForm(t *testing.T) {
 	t.Parallel()
 	o := faultOptions(t, faultySite(t, lostMaster, withGuest()), false)
 	faultGuest(t, &o, fakeGuest)
-	if err := os.WriteFile(filepath.Join(filepath.Dir(o.QEMU), "states"), []byte("SyncSource UpToDate/Inconsistent\nWFConnection UpToDate/DUnknown\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	put(t, filepath.Dir(o.QEMU), "states", "SyncSource UpToDate/Inconsistent\nWFConnection UpToDate/DUnknown\n")
 	var lines []string
 	o.Progress = func(line string) { lines = append(lines, line) }
 	r, failed := runFaults(t, o, "backbone-cut")
@@ -497,7 +483,6 @@ func TestBudget(t *testing.T) {
 	t.Parallel()
 	o := faultOptions(t, faultySite(t, "steps identity", nil), false)
 	o.Limits.Ready = time.Minute
-	var reports []*installtest.Report
 	r, err := with(t.Context(), o, func(tt *test) error {
 		return tt.faults(t.Context(), []Scenario{{Name: "slow", Nodes: 2, Budget: 4 * time.Second, Run: func(ctx context.Context, s *Site) error {
 			if err := s.allOn(); err != nil {
@@ -510,8 +495,7 @@ func TestBudget(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	reports = append(reports, r)
-	got := problems(reports[0])
+	got := problems(r)
 	want := []string{"broken: the scenario comes to its end: cannot go on", "slow: node1 gets ready: node1: no line \"sci-agent: ^ready\" came: the scenario's budget of 4s is over; its last line: \"step identity ok\""}
 	if !slices.Equal(got, want) {
 		t.Errorf("problems %q; want %q", got, want)
@@ -667,8 +651,8 @@ func TestFaultJudges(t *testing.T) {
 		{"three", candidates(3), "n1 M 1\nn2 C 1\nn3 C 1\n", ""},
 		{"one is none", candidates(3), "n1 M 1\nn2 C 1\nn3 R 1\n", "1 masters and 1 candidates"},
 		{"two masters", candidates(3), "n1 M 1\nn2 M 1\nn3 C 1\n", "2 masters and 1 candidates"},
-		{"its name", is("node2.lab"), "node2.lab\n", ""},
-		{"another name", is("node2.lab"), "node1.lab\n", `got "node1.lab"`},
+		{"its name", installtest.Equal("node2.lab"), "node2.lab\n", ""},
+		{"another name", installtest.Equal("node2.lab"), "node1.lab\n", `got "node1.lab"`},
 	} {
 		if got := c.judge(c.out); (got == "") != (c.want == "") || !strings.Contains(got, c.want) {
 			t.Errorf("%s: %q; want %q", c.summary, got, c.want)

@@ -208,13 +208,18 @@ func (tr *trial) sync(ctx context.Context) error {
 		return tr.fail("gnt-instance activate-disks", out, err)
 	}
 	return tr.t.until(ctx, "instance", tr.t.o.Limits.Sync, "both copies of its disk are current", "UpToDate/UpToDate",
-		func(ctx context.Context) (string, error) {
-			out, err := tr.master.session.Run(ctx, "cat /proc/drbd")
-			if err != nil {
-				return out, err
-			}
-			return out, upToDate(out, minor)
-		})
+		tr.master.drbd(func(out string) error { return upToDate(out, minor) }))
+}
+
+// drbd is a question for until: what judge says of the node's /proc/drbd.
+func (n *node) drbd(judge func(out string) error) func(context.Context) (string, error) {
+	return func(ctx context.Context) (string, error) {
+		out, err := n.session.Run(ctx, "cat /proc/drbd")
+		if err == nil {
+			err = judge(out)
+		}
+		return out, err
+	}
 }
 
 func drbdMinor(out string) (string, error) {
@@ -264,7 +269,19 @@ func (tr *trial) migrate(ctx context.Context) error {
 	if err := tr.ask(ctx, tr.master, "gnt-instance migrate", "status 0, without a stop", "gnt-instance migrate -f '"+tr.name+"' 2>&1", any0); err != nil {
 		return err
 	}
-	if err := tr.answers(ctx, "it goes on behind the migration", fmt.Sprintf("the same start, more than %d records", before.Records), func(s status) error {
+	if err := tr.answers(ctx, "it goes on behind the migration", wroteOnWant(before), wroteOn(before)); err != nil {
+		return err
+	}
+	return tr.kept(ctx, "migration", tr.other, before, sum)
+}
+
+func wroteOnWant(before status) string {
+	return fmt.Sprintf("the same start, more than %d records", before.Records)
+}
+
+// wroteOn judges an instance that must not have stopped.
+func wroteOn(before status) func(status) error {
+	return func(s status) error {
 		switch {
 		case s.Boot != before.Boot:
 			return final(fmt.Errorf("it was restarted: start %d", s.Boot))
@@ -272,10 +289,7 @@ func (tr *trial) migrate(ctx context.Context) error {
 			return fmt.Errorf("%d records, %d before", s.Records, before.Records)
 		}
 		return nil
-	}); err != nil {
-		return err
 	}
-	return tr.kept(ctx, "migration", tr.other, before, sum)
 }
 
 // failover stops the instance, as a failure of its node would, and has it
@@ -289,20 +303,31 @@ func (tr *trial) failover(ctx context.Context) error {
 	if err := tr.ask(ctx, tr.master, "gnt-instance failover", "status 0", "gnt-instance failover -f --shutdown-timeout=5 '"+tr.name+"' 2>&1", any0); err != nil {
 		return err
 	}
-	if err := tr.answers(ctx, "it is started again behind the failover", fmt.Sprintf("start %d, at least the %d records of before", before.Boot+1, before.Records), func(s status) error {
+	if err := tr.startedAgain(ctx, "failover", before); err != nil {
+		return err
+	}
+	return tr.kept(ctx, "failover", tr.master, before, sum)
+}
+
+// startedAgain waits until the instance, which was killed when it had
+// acknowledged what last says, has been started again, and judges what it found.
+func (tr *trial) startedAgain(ctx context.Context, behind string, last status) error {
+	return tr.answers(ctx, "it is started again behind the "+behind, fmt.Sprintf("start %d, at least the %d acknowledged records", last.Boot+1, last.Records),
+		startedAgain(last))
+}
+
+func startedAgain(last status) func(status) error {
+	return func(s status) error {
 		switch {
-		case s.Boot != before.Boot+1:
+		case s.Boot != last.Boot+1:
 			return final(fmt.Errorf("it is start %d", s.Boot))
-		case s.Found.Records < before.Records:
-			return final(fmt.Errorf("%d records are lost: it found %d, %d had been acknowledged", before.Records-s.Found.Records, s.Found.Records, before.Records))
+		case s.Found.Records < last.Records:
+			return final(fmt.Errorf("%d records are lost: it found %d, %d had been acknowledged", last.Records-s.Found.Records, s.Found.Records, last.Records))
 		case s.Records <= s.Found.Records:
 			return errors.New("it writes no records")
 		}
 		return nil
-	}); err != nil {
-		return err
 	}
-	return tr.kept(ctx, "failover", tr.master, before, sum)
 }
 
 // mark notes how far the guest is and the digest of its records so far.
@@ -350,12 +375,7 @@ func (tr *trial) kept(ctx context.Context, behind string, on *node, before statu
 		return err
 	}
 	return tr.ask(ctx, tr.master, "the instance runs on "+on.host.Name, tr.fqdn(on),
-		"gnt-instance list --no-headers --separator=' ' -o pnode,status '"+tr.name+"'", func(out string) string {
-			if got, want := strings.TrimSpace(out), tr.fqdn(on)+" running"; got != want {
-				return fmt.Sprintf("got %q; want %q", got, want)
-			}
-			return ""
-		})
+		"gnt-instance list --no-headers --separator=' ' -o pnode,status '"+tr.name+"'", installtest.Equal(tr.fqdn(on)+" running"))
 }
 
 // compare stops the instance and looks at both copies of its disk, below DRBD.
@@ -425,11 +445,10 @@ type found struct {
 }
 
 type status struct {
-	Boot    uint64  `json:"boot"`
-	Records uint64  `json:"records"`
-	Found   found   `json:"found"`
-	Uptime  float64 `json:"uptime"`
-	Error   string  `json:"error"`
+	Boot    uint64 `json:"boot"`
+	Records uint64 `json:"records"`
+	Found   found  `json:"found"`
+	Error   string `json:"error"`
 }
 
 func parseStatus(out string) (status, error) {
@@ -532,8 +551,13 @@ func (tr *trial) fail(name, out string, err error) error {
 
 // ask asks a node; what does not hold ends the trial.
 func (tr *trial) ask(ctx context.Context, n *node, name, want, script string, judge func(string) string) error {
-	tr.t.say("instance: " + name + " (" + n.host.Name + ")")
-	if _, ok := n.session.Ask(ctx, installtest.Question{Stage: "instance", Name: name, Want: want, Script: script, Judge: judge}); !ok {
+	return tr.t.ask(ctx, n, installtest.Question{Stage: "instance", Name: name, Want: want, Script: script, Judge: judge})
+}
+
+// ask asks a node; what does not hold ends the test.
+func (t *test) ask(ctx context.Context, n *node, q installtest.Question) error {
+	t.say(q.Stage + ": " + q.Name + " (" + n.host.Name + ")")
+	if _, ok := n.session.Ask(ctx, q); !ok {
 		return installtest.ErrFailed
 	}
 	return nil

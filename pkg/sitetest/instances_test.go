@@ -58,11 +58,8 @@ esac
 // trialSite is a site with instances.
 func trialSite(t *testing.T, commands map[string]string) Options {
 	o := site(t, fakeSite(t, installs, agents, commands))
-	dir := filepath.Dir(o.QEMU)
-	if err := os.WriteFile(filepath.Join(dir, "stick"), []byte(fakeGuest+strings.Repeat("\x00", 100)), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	o.Guest, o.guestDir = []byte(fakeGuest), dir+"/$NAME"
+	faultGuest(t, &o, fakeGuest)
+	o.guestDir = filepath.Dir(o.QEMU) + "/$NAME"
 	o.Limits.Sync, o.Limits.Guest = 3*time.Second, 3*time.Second
 	return o
 }

@@ -171,25 +171,25 @@ func (t *test) scenario(ctx context.Context, s Scenario, base string, seed uint6
 		t.identity = site.identity // there may be a cluster now
 	}
 	section := t.report.EndSection()
-	word := "ok"
-	if len(t.report.FailedIn(s.Name)) > 0 {
-		word = "FAILED"
-	}
-	t.say(Verdict(word, section))
+	_, line := Verdict(t.report, section)
+	t.say(line)
 	return err
 }
 
-// Verdict is the result of a scenario in one line.
-func Verdict(word string, s *installtest.Section) string {
-	return fmt.Sprintf("%s %s, %.0f seconds", word, s.Name, (s.Until - s.From).Seconds())
+// Verdict is the result of a scenario: a word, and a line that begins with it.
+func Verdict(r *installtest.Report, s *installtest.Section) (word, line string) {
+	word = "ok"
+	if len(r.FailedIn(s.Name)) > 0 {
+		word = "FAILED"
+	}
+	return word, fmt.Sprintf("%s %s, %.0f seconds", word, s.Name, (s.Until - s.From).Seconds())
 }
 
 // Site is the site of one scenario: machines that are off, on copies of the
-// disks, and cables that are in.
+// disks in Options.Disks, and cables that are in.
 type Site struct {
 	*test
 	name string
-	base string          // where the disks are copied from
 	life context.Context // of the machines: a budget that is over leaves them on, so that they can be asked
 	rng  *rand.Rand
 }
@@ -212,7 +212,7 @@ func (t *test) site(ctx context.Context, s Scenario, base string, seed uint64) (
 	// Each scenario draws its own numbers, whichever ran before it.
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(s.Name))
-	return &Site{test: &own, name: s.Name, base: base, life: ctx, rng: rand.New(rand.NewPCG(seed, h.Sum64()))}, nil
+	return &Site{test: &own, name: s.Name, life: ctx, rng: rand.New(rand.NewPCG(seed, h.Sum64()))}, nil
 }
 
 // run runs the scenario within its budget and clears up.
@@ -271,7 +271,7 @@ func (s *Site) allOn() error {
 	return nil
 }
 
-// cards are the numbers of a host's cards in a network.
+// card is the number of a host's card in a network; -1: it has none.
 func (s *Site) card(n *node, network string) int {
 	return slices.IndexFunc(n.host.cards(s.o.Site), func(c card) bool { return c.network == network })
 }
@@ -341,15 +341,19 @@ func (s *Site) line(ctx context.Context, n *node, since time.Time, name, pattern
 // ready waits until the agents have said so since power on.
 func (s *Site) ready(ctx context.Context, nodes ...*node) error {
 	for _, n := range nodes {
-		err := s.check(ctx, n.host.Name+" gets ready", "a line \"sci-agent: ready\"", s.o.Limits.Ready, func(ctx context.Context) (string, error) {
-			said, err := n.session.Await(ctx, time.Time{}, regexp.MustCompile("^ready"))
-			return said.Text, err
-		})
-		if err != nil {
+		if err := s.readySince(ctx, n, time.Time{}, n.host.Name+" gets ready"); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// readySince waits until an agent says so at a time or later, as line does.
+func (s *Site) readySince(ctx context.Context, n *node, since time.Time, name string) error {
+	return s.check(ctx, name, "a line \"sci-agent: ready\"", s.o.Limits.Ready, func(ctx context.Context) (string, error) {
+		said, err := n.session.Await(ctx, since, regexp.MustCompile("^ready"))
+		return said.Text, err
+	})
 }
 
 // shells opens the shells of machines that are on.
@@ -387,12 +391,8 @@ func (s *Site) verified(ctx context.Context) (*node, error) {
 
 // ask asks a node; what does not hold ends the scenario.
 func (s *Site) ask(ctx context.Context, n *node, q installtest.Question) error {
-	s.say(s.name + ": " + q.Name + " (" + n.host.Name + ")")
 	q.Stage = s.name
-	if _, ok := n.session.Ask(ctx, q); !ok {
-		return installtest.ErrFailed
-	}
-	return nil
+	return s.test.ask(ctx, n, q)
 }
 
 // double makes a machine that cannot be told from a host's by its cards and its
@@ -405,21 +405,11 @@ func (s *Site) double(of *node, name string) (*node, error) {
 		h.MACs = append(h.MACs, c.mac)
 	}
 	work := h.place(s.o.WorkDir)
-	if err := os.MkdirAll(work, 0o755); err != nil {
-		return nil, fmt.Errorf("cannot create work directory: %w", err)
-	}
 	n, err := s.machine(h, work)
 	if err != nil {
 		return nil, err
 	}
-	from := of.host.place(s.base)
-	for _, path := range variables(from) {
-		if err := copyFile(filepath.Join(work, filepath.Base(path)), path); err != nil {
-			return nil, fmt.Errorf("cannot copy UEFI variables: %w", err)
-		}
-	}
-	n.session.StartFrom(filepath.Join(from, diskImage), work)
-	return n, nil
+	return n, n.startFrom(of.host.place(s.o.Disks), diskImage, work)
 }
 
 // form is what comes first where scenarios need a cluster and there is none yet.

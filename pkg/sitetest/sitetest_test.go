@@ -3,6 +3,7 @@ package sitetest
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,7 +64,18 @@ done
 	return path
 }
 
-// node is what the commands of a healthy node print.
+// needImages skips a test where there is no qemu-img.
+func needImages(t *testing.T) {
+	t.Helper()
+	if _, err := exec.LookPath("qemu-img"); err == nil {
+		return
+	} else if os.Getenv("CI") == "true" {
+		t.Fatal(err)
+	}
+	t.Skip("qemu-img is not installed")
+}
+
+// healthy is what the commands of a healthy node print.
 func healthy() map[string]string {
 	return map[string]string{
 		"systemctl":   "",
@@ -170,9 +182,7 @@ func TestRunFails(t *testing.T) {
 		t.Run(test.summary, func(t *testing.T) {
 			t.Parallel()
 			commands := healthy()
-			for name, script := range test.commands {
-				commands[name] = script
-			}
+			maps.Copy(commands, test.commands)
 			r, err := Run(t.Context(), site(t, fakeSite(t, test.install, test.agent, commands)))
 			if err != nil {
 				t.Fatal(err)
@@ -193,12 +203,7 @@ func TestRunFails(t *testing.T) {
 func TestKeptDisks(t *testing.T) {
 	t.Parallel()
 	qemu := fakeSite(t, installs, agents, healthy())
-	if _, err := exec.LookPath("qemu-img"); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skip("qemu-img is not installed")
-	}
+	needImages(t)
 	o := site(t, qemu)
 	o.KeepDisks = t.TempDir()
 	stale := filepath.Join(o.KeepDisks, "node1", diskImage)

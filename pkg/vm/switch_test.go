@@ -131,18 +131,25 @@ func TestSwitchSlowMachine(t *testing.T) {
 	a, slow, b := plugIn(t, s, "a"), plugIn(t, s, "slow"), plugIn(t, s, "b")
 	const n = 8000
 	got := make(chan int)
+	ahead := make(chan bool, 1000) // frames that b has not read yet: fewer than its port holds, however slow b is
 	go func() {
 		count := 0
 		for r := bufio.NewReader(b); count < n; count++ {
 			if _, err := readFrame(r); err != nil {
 				break
 			}
+			<-ahead
 		}
 		got <- count
 	}()
 	text := strings.Repeat("x", 1480)
 	b.SetReadDeadline(time.Now().Add(20 * time.Second))
 	for range n {
+		select {
+		case ahead <- true:
+		case count := <-got:
+			t.Fatalf("b got %d frames of %d", count, n)
+		}
 		a.says(t, frameOf(0xff, 1, text))
 	}
 	if count := <-got; count != n {
