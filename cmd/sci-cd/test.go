@@ -100,7 +100,7 @@ func (f *testFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.one.Refused, "refused", "", "expect the installer to fail with `TEXT` in its message and to leave the disk untouched")
 	flags.StringVar(&f.one.QEMURoot, "qemu-root", "", "Debian root `DIR`ectory to run QEMU from (default: "+qemuRootVariable+")")
 	flags.StringVar(&f.site, "site", "", "test all machines of this site `FILE`")
-	flags.IntVar(&f.all.Jobs, "jobs", 0, "with --site: `N` installations at the same time (default: as processors and memory allow)")
+	flags.IntVar(&f.all.Jobs, "jobs", 0, "with --site: `N` installations, or scenarios, at the same time (default: as processors and memory allow)")
 	flags.StringVar(&f.all.KeepDisks, "keep-disks", "", "with --site: keep the installed disks in `DIR`")
 	flags.StringVar(&f.all.Disks, "disks", "", "with --site: start from the disks in `DIR` instead of installing")
 	flags.BoolVar(&f.wrong, "faults", false, "with --site: have things go wrong, one scenario after the other")

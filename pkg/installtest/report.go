@@ -34,10 +34,11 @@ type Report struct {
 	// PeakMemory is what the installation needed at most, in MiB, as the agent
 	// says it; 0 if it does not.
 	PeakMemory int
-	// Sections are the tests of a report on several, one after the other; none:
-	// the report is on one.
+	// Sections are the tests of a report on several, see Part; none: the report is
+	// on one.
 	Sections []*Section
 
+	section   string // of which this is a part; empty: it is whole
 	mu        sync.Mutex
 	collected []string // logs taken from the running system
 }
@@ -48,8 +49,6 @@ type Section struct {
 	Name, About string
 	From, Until time.Duration // from the start of the report
 	Skipped     string        // why the test was not run; empty: it was
-
-	open bool
 }
 
 // Property is a line of the report's head.
@@ -207,10 +206,9 @@ func (r *Report) Property(name, format string, args ...any) {
 
 // Begin opens a check. An empty host means all of them, or the only one.
 func (r *Report) Begin(host, stage, name, want string) *Check {
-	c := &Check{Host: host, Stage: stage, Name: name, Want: want, started: time.Now()}
+	c := &Check{Host: host, Stage: stage, Name: name, Want: want, Section: r.section, started: time.Now()}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	c.Section = r.section()
 	r.Checks = append(r.Checks, c)
 	return c
 }
@@ -234,48 +232,52 @@ func (r *Report) PhaseAt(host, name string, at time.Time) {
 	if p := r.phase(host); p != nil {
 		p.end(from)
 	}
-	r.Phases = append(r.Phases, Phase{Name: name, From: from, Until: from, Host: host, Section: r.section(), open: true})
+	r.Phases = append(r.Phases, Phase{Name: name, From: from, Until: from, Host: host, Section: r.section, open: true})
 }
 
-// BeginSection begins one of several tests: what is noted from now on is its.
-func (r *Report) BeginSection(name, about string) {
-	r.EndSection()
+// Part begins one of several tests, as a report of its own on the same time:
+// several may be filled at once. End ends it, Add puts it into the whole.
+func (r *Report) Part(name, about string) *Report {
+	now := time.Since(r.Started)
+	return &Report{Started: r.Started, section: name, Sections: []*Section{{Name: name, About: about, From: now, Until: now}}}
+}
+
+// End ends a part, and all phases in it.
+func (r *Report) End() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Since(r.Started)
-	r.Sections = append(r.Sections, &Section{Name: name, About: about, From: now, Until: now, open: true})
+	for _, s := range r.Sections {
+		s.Until = now
+	}
+	r.endPhases(now)
 }
 
-// EndSection ends it, and all phases. It returns the section, nil if there was
-// none.
-func (r *Report) EndSection() *Section {
+// endPhases ends all phases; r.mu is held.
+func (r *Report) endPhases(at time.Duration) {
+	for i := range r.Phases {
+		r.Phases[i].end(at)
+	}
+}
+
+// SkipPart ends a part that is not run, and says why.
+func (r *Report) SkipPart(why string) {
+	r.Skip("", r.section, why)
+	r.End()
+	r.Sections[0].Skipped = why
+}
+
+// Add puts a part that has ended behind what there is.
+func (r *Report) Add(part *Report) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n := len(r.Sections) - 1
-	if n < 0 || !r.Sections[n].open {
-		return nil
-	}
-	s, now := r.Sections[n], time.Since(r.Started)
-	s.Until, s.open = now, false
-	for i := range r.Phases {
-		r.Phases[i].end(now)
-	}
-	return s
-}
-
-// section is the name of the open section; r.mu is held.
-func (r *Report) section() string {
-	if n := len(r.Sections) - 1; n >= 0 && r.Sections[n].open {
-		return r.Sections[n].Name
-	}
-	return ""
-}
-
-// SkipSection notes a test that is not run, and why.
-func (r *Report) SkipSection(name, about, why string) {
-	r.BeginSection(name, about)
-	r.Skip("", name, why)
-	r.EndSection().Skipped = why
+	r.Properties = append(r.Properties, part.Properties...)
+	r.Sections = append(r.Sections, part.Sections...)
+	r.Phases = append(r.Phases, part.Phases...)
+	r.Checks = append(r.Checks, part.Checks...)
+	r.Screens = append(r.Screens, part.Screens...)
+	r.CPU = append(r.CPU, part.CPU...)
+	r.collected = append(r.collected, part.collected...)
 }
 
 // FailedIn returns the checks of a section that do not hold.
@@ -334,16 +336,18 @@ func (r *Report) Log(path string) {
 func (r *Report) screenName(host string) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n := 1
+	n, prefix := 1, ""
 	for _, s := range r.Screens {
 		if s.host == host {
 			n++
 		}
 	}
-	if host != "" {
-		host += "-"
+	for _, of := range []string{r.section, host} {
+		if of != "" {
+			prefix = of + "-" + prefix
+		}
 	}
-	return fmt.Sprintf("%sscreen-%02d.png", host, n)
+	return fmt.Sprintf("%sscreen-%02d.png", prefix, n)
 }
 
 // addScreen reads a screenshot; one that shows the same as the last one is
@@ -365,8 +369,10 @@ func (r *Report) addScreen(host, path, caption string) {
 		}
 		break
 	}
-	if host != "" {
-		caption = host + ": " + caption
+	for _, of := range []string{host, r.section} {
+		if of != "" {
+			caption = of + ": " + caption
+		}
 	}
 	r.Screens = append(r.Screens, Screen{Caption: caption, File: filepath.Base(path), PNG: png, host: host})
 }
@@ -376,11 +382,8 @@ const maxTail = 24 << 10
 
 // Finish ends the last phases and takes in the ends of the logs.
 func (r *Report) Finish(logs []string) {
-	r.EndSection()
 	r.Duration = time.Since(r.Started)
-	for i := range r.Phases {
-		r.Phases[i].end(r.Duration)
-	}
+	r.endPhases(r.Duration)
 	var cpu []string
 	for _, m := range r.CPU {
 		cpu = append(cpu, fmt.Sprintf("%s %.0f s", m.Name, m.CPU.Seconds()))

@@ -207,16 +207,23 @@ func TestSections(t *testing.T) {
 	}
 }
 
-// TestSectionsInTime: what is noted belongs to the section that is open, and no
-// phase goes on behind its end.
-func TestSectionsInTime(t *testing.T) {
+// TestParts: what is noted belongs to the part that it is noted in, whichever
+// others are open, and no phase goes on behind its end.
+func TestParts(t *testing.T) {
 	r := NewReport("x")
-	r.BeginSection("a", "")
-	r.PhaseAt("node1", "step", time.Now())
-	r.Close(r.Begin("", "a", "one", ""), "no")
-	r.BeginSection("b", "")
-	r.Close(r.Begin("", "b", "two", ""), "")
-	r.SkipSection("c", "", "no reason")
+	a, b, c := r.Part("a", ""), r.Part("b", ""), r.Part("c", "")
+	b.Close(b.Begin("", "b", "two", ""), "")
+	a.PhaseAt("node1", "step", time.Now())
+	a.Close(a.Begin("", "a", "one", ""), "no")
+	b.End()
+	a.End()
+	c.SkipPart("no reason")
+	if a, b := a.screenName("node1"), b.screenName("node1"); a != "node1-a-screen-01.png" || b != "node1-b-screen-01.png" {
+		t.Errorf("screenshots are named %s, %s", a, b)
+	}
+	for _, p := range []*Report{a, b, c} {
+		r.Add(p)
+	}
 	r.Close(r.Begin("", "", "behind all", ""), "")
 	r.Finish(nil)
 	var got []string
@@ -229,7 +236,7 @@ func TestSectionsInTime(t *testing.T) {
 	if p := r.Phases[0]; p.Section != "a" || p.open || p.Until > r.Sections[0].Until {
 		t.Errorf("phase %+v, section %+v", p, r.Sections[0])
 	}
-	if len(r.FailedIn("a")) != 1 || len(r.FailedIn("b")) != 0 || r.Sections[2].Skipped == "" || r.EndSection() != nil {
+	if len(r.FailedIn("a")) != 1 || len(r.FailedIn("b")) != 0 || r.Sections[2].Skipped == "" {
 		t.Errorf("failed in a: %d, in b: %d, sections %+v", len(r.FailedIn("a")), len(r.FailedIn("b")), r.Sections)
 	}
 }

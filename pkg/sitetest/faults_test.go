@@ -559,11 +559,66 @@ func TestSelect(t *testing.T) {
 	}
 }
 
+// TestTogether: scenarios run at the same time, as many as are asked for; each
+// has what it found in its own part of the report, and the parts are in order.
+func TestTogether(t *testing.T) {
+	t.Parallel()
+	o := faultOptions(t, faultySite(t, wellBehaved, nil), false)
+	o.Jobs = 2
+	met := make(chan string)
+	var lines []string
+	o.Progress = func(line string) { lines = append(lines, line) }
+	find := func(s *Site, what string) error {
+		return s.check(t.Context(), what, "", time.Second, func(context.Context) (string, error) { return "", nil })
+	}
+	list := []Scenario{
+		{Name: "a", Nodes: 2, Budget: 10 * time.Second, Run: func(ctx context.Context, s *Site) error {
+			select {
+			case <-met:
+				return find(s, "the other one runs")
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}},
+		{Name: "b", Nodes: 2, Budget: 10 * time.Second, Run: func(ctx context.Context, s *Site) error {
+			if err := find(s, "it begins"); err != nil {
+				return err
+			}
+			select {
+			case met <- "":
+				return nil
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}},
+	}
+	r, err := with(t.Context(), o, func(tt *test) error {
+		tt.o.Cluster = true
+		return tt.together(t.Context(), list, o.Disks, 1)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, c := range r.Checks {
+		got = append(got, c.Title())
+	}
+	if want := []string{"a: the other one runs", "b: it begins"}; !slices.Equal(got, want) || len(r.Failed()) > 0 {
+		t.Errorf("checks %q, failed: %q; want %q", got, problems(r), want)
+	}
+	if !slices.Contains(lines, "a: the other one runs") {
+		t.Errorf("no line says which scenario it is of: %q", lines)
+	}
+	if n := (Options{Hosts: o.Hosts, Memory: 1000, Free: 5000, Jobs: 4}).together(); n != 1 {
+		t.Errorf("%d at the same time in too little memory; want 1", n)
+	}
+}
+
 // TestSeed: the same seed draws the same moments, whichever scenarios run.
 func TestSeed(t *testing.T) {
 	draw := func(name string, seed uint64) int64 {
-		tt := &test{o: Options{WorkDir: t.TempDir(), Disks: t.TempDir()}}
-		s, err := tt.site(t.Context(), Scenario{Name: name}, tt.o.Disks, seed)
+		tt := &test{o: Options{WorkDir: t.TempDir(), Disks: t.TempDir()}, report: installtest.NewReport("x")}
+		s, err := tt.site(t.Context(), Scenario{Name: name}, tt.report, tt.o.Disks, seed)
 		if err != nil {
 			t.Fatal(err)
 		}

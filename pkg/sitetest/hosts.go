@@ -90,6 +90,19 @@ func (o Options) jobs() (int, error) {
 	return max(1, min(n, len(o.Hosts))), nil
 }
 
+// together is how many scenarios run at the same time. In emulation two machines
+// of a cluster keep one processor busy: each waits for the other much of the time.
+func (o Options) together() int {
+	n := o.Jobs
+	if n == 0 {
+		n = 2 * runtime.NumCPU() / len(o.Hosts)
+	}
+	if o.Free > 0 {
+		n = min(n, o.Free/((len(o.Hosts)+1)*(o.Memory+overhead))) // one has a machine more
+	}
+	return max(1, n)
+}
+
 // overhead is what QEMU takes beside the guest's memory, in MiB: translated
 // code for the most part.
 const overhead = 300

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/skycover/sci-cd/pkg/hint"
@@ -80,8 +81,8 @@ func names(list []Scenario) []string {
 	return names
 }
 
-// Faults installs a site, unless Options.Disks has it, and runs scenarios, one
-// after the other, each on copies of the disks. There is one report for all, a
+// Faults installs a site, unless Options.Disks has it, and runs scenarios, several
+// at the same time, each on copies of the disks. There is one report for all, a
 // section each.
 func Faults(ctx context.Context, o Options, f FaultOptions) (*installtest.Report, error) {
 	list, err := f.Select(Scenarios())
@@ -112,28 +113,50 @@ func (t *test) faults(ctx context.Context, list []Scenario, seed uint64) error {
 		}
 	}
 	if !t.identity.Formed && slices.ContainsFunc(list, func(s Scenario) bool { return s.Formed && t.unfit(s) == "" }) {
-		list = slices.Insert(slices.Clone(list), 0, form(t.o.nodes()))
-	}
-	for _, s := range list {
-		if err := t.scenario(ctx, s, base, seed); err != nil {
+		if err := t.together(ctx, []Scenario{form(t.o.nodes())}, base, seed); err != nil {
 			return err
 		}
 	}
-	return nil
+	return t.together(ctx, list, base, seed)
+}
+
+// together runs scenarios, some at the same time. The report has them in their
+// order here.
+func (t *test) together(ctx context.Context, list []Scenario, base string, seed uint64) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wait sync.WaitGroup
+	free := make(chan struct{}, t.o.together())
+	parts := make([]*installtest.Report, len(list))
+	for i, s := range list {
+		free <- struct{}{} // here, so that they begin in order
+		parts[i] = t.report.Part(s.Name, s.Shows)
+		wait.Go(func() {
+			defer func() { <-free }()
+			if err := t.scenario(ctx, s, parts[i], base, seed); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	wait.Wait()
+	for _, p := range parts {
+		t.report.Add(p)
+	}
+	return context.Cause(ctx)
 }
 
 // installed installs the site, in a section of its own.
 func (t *test) installed(ctx context.Context) error {
-	t.report.BeginSection("install", "The machines of the site are installed from the medium.")
-	defer t.report.EndSection()
 	i := *t
+	i.report = t.report.Part("install", "The machines of the site are installed from the medium.")
+	defer func() { i.report.End(); t.report.Add(i.report) }()
 	if err := i.prepare(); err != nil {
 		return err
 	}
 	err := i.install(ctx)
 	if err != nil {
 		for _, file := range i.logs() {
-			t.report.Log(file)
+			i.report.Log(file)
 		}
 	}
 	return err
@@ -152,26 +175,27 @@ func (t *test) unfit(s Scenario) string {
 	return ""
 }
 
-// scenario runs one and says how it went. The error is for what is no fault of
-// the site's.
-func (t *test) scenario(ctx context.Context, s Scenario, base string, seed uint64) error {
+// scenario runs one, fills its part of the report and says how it went. The error
+// is for what is no fault of the site's.
+func (t *test) scenario(ctx context.Context, s Scenario, part *installtest.Report, base string, seed uint64) error {
 	why := t.unfit(s)
 	if why == "" && s.Formed && !t.identity.Formed {
 		why = "there is no cluster to begin with"
 	}
 	if why != "" {
-		t.report.SkipSection(s.Name, s.Shows, why)
+		part.SkipPart(why)
 		t.say(fmt.Sprintf("skipped %s: %s", s.Name, why))
 		return nil
 	}
-	t.report.BeginSection(s.Name, s.Shows)
-	site, err := t.site(ctx, s, base, seed)
+	site, err := t.site(ctx, s, part, base, seed)
 	if err == nil {
 		err = site.run(ctx, s)
-		t.identity = site.identity // there may be a cluster now
 	}
-	section := t.report.EndSection()
-	_, line := Verdict(t.report, section)
+	if err == nil && site.identity.Formed && !t.identity.Formed {
+		t.identity = site.identity // by form, beside which no other one runs
+	}
+	part.End()
+	_, line := Verdict(part, part.Sections[0])
 	t.say(line)
 	return err
 }
@@ -195,9 +219,14 @@ type Site struct {
 }
 
 // site makes the site of a scenario, with files of its own.
-func (t *test) site(ctx context.Context, s Scenario, base string, seed uint64) (*Site, error) {
+func (t *test) site(ctx context.Context, s Scenario, part *installtest.Report, base string, seed uint64) (*Site, error) {
 	own := *t
-	own.nodes, own.o.KeepDisks, own.o.Disks = nil, "", base
+	own.nodes, own.report, own.o.KeepDisks, own.o.Disks = nil, part, "", base
+	own.o.Progress = func(line string) {
+		if t.o.Progress != nil { // a line has the name once
+			t.o.Progress(s.Name + ": " + strings.TrimPrefix(line, s.Name+": "))
+		}
+	}
 	own.o.WorkDir = filepath.Join(t.o.WorkDir, s.Name)
 	if err := own.prepare(); err != nil {
 		return nil, err

@@ -62,8 +62,8 @@ type Options struct {
 	InstallMemory int   // of each machine while it is installed, in MiB; default 1536
 	CPUs          int   // of each machine; default 2
 	DiskSize      int64 // bytes, sparse; default 32 GiB; a host's own minimum may be larger
-	// Jobs is how many machines are installed at the same time; default: as many
-	// as there are processors and memory for.
+	// Jobs is how many machines are installed, and how many scenarios run, at the
+	// same time; default: as many as there are processors and memory for.
 	Jobs int
 
 	ReportDir string // created; receives report.html, junit.xml and logs
