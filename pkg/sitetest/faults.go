@@ -308,10 +308,10 @@ func (s *Site) guest(ctx context.Context, early bool) (*trial, error) {
 	do := []func(context.Context) error{
 		func(ctx context.Context) error { return tr.bring(ctx, tr.master) },
 		func(ctx context.Context) error { return tr.bring(ctx, tr.other) },
-		tr.add, tr.sync, tr.start,
+		tr.add, tr.blank, tr.sync, tr.start,
 	}
 	if early {
-		do = slices.Delete(do, 3, 4)
+		do = slices.Delete(do, 4, 5)
 	}
 	for _, f := range do {
 		if err := f(ctx); err != nil {

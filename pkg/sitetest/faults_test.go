@@ -58,7 +58,7 @@ done`}
 	maps.Copy(all, healthy())
 	maps.Copy(all, commands)
 	maps.Copy(all, map[string]string{ // no test may fill this machine's disk
-		"fallocate": "", "dd": "", "df": "echo 0", "stat": "echo 0", "rm": `case $* in *.fill) : >"$DIR/room" ;; esac; exec /bin/rm "$@"`,
+		"fallocate": "", "dd": `case $* in *of=/dev/drbd3*) : >"$DIR/blank" ;; esac`, "df": "echo 0", "stat": "echo 0", "rm": `case $* in *.fill) : >"$DIR/room" ;; esac; exec /bin/rm "$@"`,
 	})
 	all["agent.sh"] = `
 say() { echo "sci-agent: $*"; }

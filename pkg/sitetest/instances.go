@@ -109,6 +109,7 @@ const (
 	guestStick   = "SCITESTGUEST"
 	guestMemory  = 256  // MiB
 	guestDisk    = 1024 // MiB; Ganeti's policy allows no smaller one
+	guestRecords = 32   // MiB, of the disk: more than any test writes
 )
 
 // trial is the life of one instance.
@@ -119,6 +120,7 @@ type trial struct {
 	master, other *node
 	name          string
 	ip            netip.Prefix
+	minor         string // of its DRBD device
 }
 
 // run is its order. What a step expects is what the one before has left.
@@ -133,7 +135,7 @@ func (tr *trial) run(ctx context.Context) error {
 		name string
 		do   func(context.Context) error
 	}{
-		{"add", tr.add}, {"synchronise", tr.sync}, {"start", tr.start}, {"migrate", tr.migrate}, {"fail over", tr.failover},
+		{"add", tr.add}, {"blank", tr.blank}, {"synchronise", tr.sync}, {"start", tr.start}, {"migrate", tr.migrate}, {"fail over", tr.failover},
 		{"compare copies", tr.compare}, {"remove", tr.remove},
 	} {
 		tr.master.session.Phase("instance: " + step.name)
@@ -197,18 +199,29 @@ exit 1`, tr.name, tr.fqdn(tr.master), tr.fqdn(tr.other), guestDisk, guestMemory,
 
 func (tr *trial) fqdn(n *node) string { return n.host.Name + "." + tr.t.o.Domain }
 
+// blank takes the records of an earlier instance off the disk: Ganeti gives it
+// the extents as they are, and LVM clears the first 4 KiB only.
+func (tr *trial) blank(ctx context.Context) error {
+	return tr.ask(ctx, tr.master, "the disk is blank", "a DRBD device without records", blankScript(tr.name), func(out string) string {
+		var err error
+		if tr.minor, err = drbdMinor(out); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+}
+
+func blankScript(instance string) string {
+	return fmt.Sprintf(`set -e
+out=$(gnt-instance activate-disks '%s' 2>&1) || { echo "$out"; exit 1; }
+echo "$out"
+dd if=/dev/zero of="$(echo "$out" | grep -o '/dev/drbd[0-9]*')" bs=1M count=%d oflag=direct conv=notrunc 2>&1`, instance, guestRecords)
+}
+
 // sync waits until both copies of the disk are the same.
 func (tr *trial) sync(ctx context.Context) error {
-	out, err := tr.master.session.Run(ctx, "gnt-instance activate-disks '"+tr.name+"' 2>&1")
-	if err != nil {
-		return tr.fail("gnt-instance activate-disks", out, err)
-	}
-	minor, err := drbdMinor(out)
-	if err != nil {
-		return tr.fail("gnt-instance activate-disks", out, err)
-	}
 	return tr.t.until(ctx, "instance", tr.t.o.Limits.Sync, "both copies of its disk are current", "UpToDate/UpToDate",
-		tr.master.drbd(func(out string) error { return upToDate(out, minor) }))
+		tr.master.drbd(func(out string) error { return upToDate(out, tr.minor) }))
 }
 
 // drbd is a question for until: what judge says of the node's /proc/drbd.

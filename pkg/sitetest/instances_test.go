@@ -26,10 +26,12 @@ func withInstances() map[string]string {
 		"ls":  `case $* in *by-id*) echo "$DIR/stick" ;; *) exec /bin/ls "$@" ;; esac`,
 		"cp":  "",
 		"cat": `if test "$1" = /proc/drbd; then echo " 3: cs:Connected ro:Primary/Secondary ds:UpToDate/UpToDate C r-----"; else exec /bin/cat "$@"; fi`,
+		"dd":  `case $* in *of=/dev/drbd3*) : >"$DIR/blank" ;; *) exit 1 ;; esac`,
 		"lvs": `echo "  xenvg/1234.disk0_data"; echo "  xenvg/1234.disk0_meta"`,
 		"gnt-instance": `
 case $1 in
 add) echo node1.lab.example >"$DIR/pnode"; echo 1 >"$DIR/boot"; echo 0 >"$DIR/found"; echo 0 >"$DIR/records" ;;
+start) test -e "$DIR/blank" || { echo "records of an earlier instance"; exit 1; } ;;
 activate-disks) echo "node1.lab.example:disk/0:/dev/drbd3" ;;
 migrate) echo node2.lab.example >"$DIR/pnode" ;;
 failover) echo node1.lab.example >"$DIR/pnode"; echo $(($(cat "$DIR/boot") + 1)) >"$DIR/boot"; cat "$DIR/records" >"$DIR/found" ;;
@@ -81,7 +83,7 @@ func TestInstances(t *testing.T) {
 		}
 	}
 	want := []string{
-		"node1: the guest is packed from the node's kernel", "node2: the guest is packed from the node's kernel", "node1: gnt-instance add",
+		"node1: the guest is packed from the node's kernel", "node2: the guest is packed from the node's kernel", "node1: gnt-instance add", "node1: the disk is blank",
 		"both copies of its disk are current", "node1: gnt-instance start", "it answers both nodes by HTTP", "node1: gnt-instance migrate",
 		"it goes on behind the migration", "each record is the same behind the migration", "node1: the instance runs on node2",
 		"node1: gnt-instance failover", "it is started again behind the failover", "each record is the same behind the failover",
