@@ -91,6 +91,7 @@ func (f *testFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.medium, "medium", string(installtest.CD), "cd or usb")
 	flags.StringVar(&f.host, "host", "", "`NAME` of the host to be (default: the site's first that is no virtual one)")
 	flags.IntVar(&f.one.Memory, "memory", 1536, "of the machine, in `MiB`; with --site 2560")
+	flags.IntVar(&f.one.CPUs, "cpus", 0, "`N` processors of the machine (default: 2; with --site 1 each in emulation)")
 	flags.IntVar(&f.one.InstallMemory, "install-memory", 0, "of the machine while it is installed, in `MiB` (default: as --memory; with --site 1536)")
 	flags.StringVar(&f.one.ReportDir, "report", filepath.Join(exampleDir, "report"), "`DIR`ectory of the report")
 	flags.BoolVar(&f.bootOnly, "boot-only", false, "boot to the installer's first line, install nothing")
@@ -103,7 +104,7 @@ func (f *testFlags) add(flags *pflag.FlagSet) {
 	flags.IntVar(&f.all.Jobs, "jobs", 0, "with --site: `N` installations, or scenarios, at the same time (default: as processors and memory allow)")
 	flags.StringVar(&f.all.KeepDisks, "keep-disks", "", "with --site: keep the installed disks in `DIR`")
 	flags.StringVar(&f.all.Disks, "disks", "", "with --site: start from the disks in `DIR` instead of installing")
-	flags.BoolVar(&f.wrong, "faults", false, "with --site: have things go wrong, one scenario after the other")
+	flags.BoolVar(&f.wrong, "faults", false, "with --site: have things go wrong, a scenario each")
 	flags.StringSliceVar(&f.faults.Only, "only", nil, "with --faults: `NAME`s or patterns of scenarios, as in takeover,cut-*-node1")
 	flags.Uint64Var(&f.faults.Seed, "seed", 0, "with --faults: `NUMBER` that the moments of the faults come from (default: drawn, and told)")
 }
@@ -135,6 +136,7 @@ func (f *testFlags) check(changed func(string) bool) error {
 	}
 	f.all.ISO, f.all.Firmware, f.all.ReportDir, f.all.QEMURoot = o.ISO, o.Firmware, o.ReportDir, o.QEMURoot
 	f.all.InstallMemory = o.InstallMemory
+	f.all.CPUs = o.CPUs
 	if changed("memory") { // its default is for one host
 		f.all.Memory = o.Memory
 	}

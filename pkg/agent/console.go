@@ -106,8 +106,31 @@ func brief(err error) string {
 		return msg
 	}
 	name := strings.Join(e.Argv[:min(len(e.Argv), 2)], " ")
-	lines := strings.Split(strings.TrimRight(e.Output, "\n"), "\n")
-	return fmt.Sprintf("%s%s: %v: %s", msg[:i], name, e.Err, strings.TrimSpace(lines[len(lines)-1]))
+	return fmt.Sprintf("%s%s: %v: %s", msg[:i], name, e.Err, reason(e.Output))
+}
+
+// reason is why a command failed: the last line of its output, or all from the
+// line on that begins with "Failure: ", as Ganeti's commands end.
+func reason(output string) string {
+	lines := strings.Split(strings.TrimRight(output, "\n"), "\n")
+	from := len(lines) - 1
+	for i, l := range lines {
+		if strings.HasPrefix(l, "Failure: ") {
+			from = i
+			break
+		}
+	}
+	return cut(strings.Join(strings.Fields(strings.Join(lines[from:], " ")), " "), maxReason)
+}
+
+// maxReason is in bytes: a reason may take some lines of a console.
+const maxReason = 400
+
+func cut(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
 }
 
 // line writes to the journal in full and to the console the first line.

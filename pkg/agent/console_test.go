@@ -143,6 +143,22 @@ func TestConsoleRetry(t *testing.T) {
 }
 
 // A missing console is no reason to stop.
+// TestBrief: what is told on the console of a command that failed.
+func TestBrief(t *testing.T) {
+	for _, test := range []struct{ summary, output, want string }{
+		{"nothing", "", "cannot run \"gnt-cluster init cluster\": exit status 1"},
+		{"the last line", "one\ntwo\n", "gnt-cluster init: exit status 1: two"},
+		{"all that Ganeti says", "one\nFailure: command execution error:\nCould not start it:\n  exit code 2\n",
+			"gnt-cluster init: exit status 1: Failure: command execution error: Could not start it: exit code 2"},
+		{"too much", strings.Repeat("€", 200), "gnt-cluster init: exit status 1: " + strings.Repeat("€", 133) + "…"},
+	} {
+		err := &run.Error{Argv: []string{"gnt-cluster", "init", "cluster"}, Output: test.output, Err: errors.New("exit status 1")}
+		if got := brief(err); got != test.want {
+			t.Errorf("%s: brief = %q; want %q", test.summary, got, test.want)
+		}
+	}
+}
+
 func TestConsoleMissing(t *testing.T) {
 	m := newMachine(t, "node1")
 	c := &Console{Node: m.node}

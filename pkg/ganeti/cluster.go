@@ -145,16 +145,19 @@ func (c *Cluster) Reset(ctx context.Context) error {
 	if _, err := c.command(ctx, daemonUtil, "stop-all"); err != nil {
 		return err
 	}
-	entries, err := os.ReadDir(c.path("."))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	for _, e := range entries {
-		if e.IsDir() { // empty before a cluster has jobs or instances
-			continue
-		}
-		if err := os.Remove(c.path(e.Name())); err != nil {
+	// What gnt-cluster init refuses: files in these directories.
+	for _, dir := range []string{".", "queue", "queue/archive"} {
+		entries, err := os.ReadDir(c.path(dir))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
+		}
+		for _, e := range entries {
+			if e.IsDir() {
+				continue
+			}
+			if err := os.Remove(c.path(filepath.Join(dir, e.Name()))); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -76,7 +76,9 @@ func (c *Cluster) Config() (*Config, error) {
 
 // ConfigOf reads the configuration that another candidate has.
 func (c *Cluster) ConfigOf(ctx context.Context, node string) (*Config, error) {
-	data, err := c.SSH(ctx, node, "cat /"+DataDir+"/config.data")
+	quiet := *c
+	quiet.Log = nil // it is long, and parameters of instances may be private
+	data, err := quiet.SSH(ctx, node, "cat /"+DataDir+"/config.data")
 	if err != nil {
 		return nil, err
 	}

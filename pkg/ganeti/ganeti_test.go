@@ -174,7 +174,8 @@ func TestReset(t *testing.T) {
 		"var/lib/ganeti/config.data":         config,
 		"var/lib/ganeti/ssconf_cluster_name": "cluster.lab.example\n",
 		"var/lib/ganeti/server.pem":          "x",
-		"var/lib/ganeti/queue/job-1":         "x",
+		"var/lib/ganeti/queue/serial":        "1",
+		"var/lib/ganeti/queue/archive/job-0": "x",
 	}
 	c := newCluster(t, &fake{}, files)
 	if err := c.Reset(t.Context()); err == nil || !strings.Contains(err.Error(), "2 nodes") {
@@ -192,6 +193,14 @@ func TestReset(t *testing.T) {
 	left, _ := filepath.Glob(c.path("*"))
 	if len(left) != 1 || filepath.Base(left[0]) != "queue" {
 		t.Errorf("left: %q", left)
+	}
+	for _, dir := range []string{"queue/*", "queue/archive/*"} {
+		left, _ := filepath.Glob(c.path(dir))
+		for _, name := range left {
+			if st, err := os.Stat(name); err != nil || !st.IsDir() {
+				t.Errorf("left: %s, %v", name, err)
+			}
+		}
 	}
 	if diff := cmp.Diff([]string{"/usr/lib/ganeti/daemon-util stop-all"}, f.calls); diff != "" {
 		t.Errorf("commands (-want +got):\n%s", diff)

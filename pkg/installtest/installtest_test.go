@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -46,7 +47,10 @@ while read -r line <&3; do
 	esac
 done
 `
-	if err := os.WriteFile(path, []byte(code), 0o755); err != nil {
+	syscall.ForkLock.RLock() // a child of another test would have it open: "text file busy"
+	err := os.WriteFile(path, []byte(code), 0o755)
+	syscall.ForkLock.RUnlock()
+	if err != nil {
 		t.Fatal(err)
 	}
 	return path

@@ -73,9 +73,7 @@ read -r -t 0.3 -u 9 || true # firmware and kernel
 ` + agent + `
 await forever`
 	for name, script := range all {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/bash\n"+script+"\n"), 0o755); err != nil {
-			t.Fatal(err)
-		}
+		writeProgram(t, filepath.Join(dir, name), "#!/bin/bash\n"+script+"\n")
 	}
 	return filepath.Join(dir, "qemu")
 }

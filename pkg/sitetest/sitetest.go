@@ -58,10 +58,12 @@ type Options struct {
 	// down.
 	PressEnter bool
 
-	Memory        int   // of each machine in the running site, in MiB; default 2560
-	InstallMemory int   // of each machine while it is installed, in MiB; default 1536
-	CPUs          int   // of each machine; default 2
-	DiskSize      int64 // bytes, sparse; default 32 GiB; a host's own minimum may be larger
+	Memory        int // of each machine in the running site, in MiB; default 2560
+	InstallMemory int // of each machine while it is installed, in MiB; default 1536
+	// CPUs is how many processors each machine has. Default 2; in emulation 1: two
+	// took half as much processor time again for the same work.
+	CPUs     int
+	DiskSize int64 // bytes, sparse; default 32 GiB; a host's own minimum may be larger
 	// Jobs is how many machines are installed, and how many scenarios run, at the
 	// same time; default: as many as there are processors and memory for.
 	Jobs int
@@ -108,6 +110,9 @@ func (o Options) withDefaults() Options {
 	def(&o.Accel, vm.TCG)
 	def(&o.Memory, 2560)
 	def(&o.InstallMemory, 1536)
+	if o.Accel == vm.TCG {
+		def(&o.CPUs, 1)
+	}
 	def(&o.CPUs, 2)
 	def(&o.DiskSize, 32<<30)
 	def(&o.Limits.Boot, 15*time.Minute)

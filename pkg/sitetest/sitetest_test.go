@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -26,9 +27,7 @@ func fakeSite(t *testing.T, install, agent string, commands map[string]string) s
 	t.Helper()
 	dir := t.TempDir()
 	for name, script := range commands {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
-			t.Fatal(err)
-		}
+		writeProgram(t, filepath.Join(dir, name), "#!/bin/sh\n"+script+"\n")
 	}
 	path := filepath.Join(dir, "qemu")
 	code := `#!/bin/bash
@@ -58,10 +57,19 @@ while read -r line <&3; do
 	esac
 done
 `
+	writeProgram(t, path, code)
+	return path
+}
+
+// writeProgram writes a program. Nothing is forked meanwhile: a child of another test
+// would have the file open, and the program could not be run, "text file busy".
+func writeProgram(t *testing.T, path, code string) {
+	t.Helper()
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	if err := os.WriteFile(path, []byte(code), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	return path
 }
 
 // needImages skips a test where there is no qemu-img.
