@@ -554,10 +554,10 @@ func TestClusterFirstNodeReturns(t *testing.T) {
 	defer func() { _ = l.Close() }()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
-	waits := ""
+	waits, advice := "", ""
 	_ = w.nodes["node1"].plan(ctx, func(e Event) {
 		if e.Kind == Retry {
-			waits = e.Err.Error()
+			waits, advice = e.Err.Error(), hint.Of(e.Err)
 		}
 	})
 	if w.called("node1", "gnt-cluster init") > 0 {
@@ -565,6 +565,9 @@ func TestClusterFirstNodeReturns(t *testing.T) {
 	}
 	if want := "waiting for the master to answer: node2 (127.0.0.1)"; waits != want {
 		t.Errorf("node1 says %q, want %q", waits, want)
+	}
+	if want := "sci-agent join node1"; !strings.Contains(advice, want) {
+		t.Errorf("node1's hint is %q, want %q in it", advice, want)
 	}
 }
 

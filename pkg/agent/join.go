@@ -85,7 +85,8 @@ func (n *Node) ask(ctx context.Context, c enrol.Credential, r enrol.Request) (en
 		}
 		asked = append(asked, fmt.Sprintf("%s (%s)", h.Name, at.Addr()))
 	}
-	return enrol.Reply{}, &Waiting{For: "the master to answer: " + strings.Join(asked, " or ")}
+	return enrol.Reply{}, hint.New(&Waiting{For: "the master to answer: " + strings.Join(asked, " or ")},
+		"if the cluster runs already, on its master: sci-agent join "+n.Host.Name)
 }
 
 // joined lets the master in and waits until this machine is a node.
