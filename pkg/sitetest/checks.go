@@ -89,13 +89,21 @@ func (t *test) clusterQuestions() []installtest.Question {
 	}
 	return []installtest.Question{
 		{Stage: "cluster", Name: "gnt-cluster verify", Want: "status 0, no ERROR, no WARNING", Script: "gnt-cluster verify", Judge: verified},
-		{Stage: "cluster", Name: "all nodes are online", Want: strings.Join(names, ", ") + ", each answering", Script: nodeList, Judge: online(names)},
+		{Stage: "cluster", Name: "all nodes are online", Want: strings.Join(names, ", ") + ", each answering", Script: onlineScript, Judge: online(names)},
 	}
 }
 
 // nodeList: dtotal comes from the node itself, so it is there only if the node
 // answers (gnt-node(8)).
 const nodeList = "gnt-node list --no-headers --separator=' ' --units=m -o name,role,dtotal"
+
+// onlineScript asks three times: a node has a few seconds to answer Ganeti, and a
+// busy emulated one may need more.
+const onlineScript = `for pause in 10 10 0; do
+	out=$(` + nodeList + `) || exit
+	case $out in *" ?"*) sleep $pause ;; *) break ;; esac
+done
+echo "$out"`
 
 // verified reads `gnt-cluster verify`.
 func verified(out string) string {
