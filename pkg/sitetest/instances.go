@@ -177,8 +177,9 @@ func (tr *trial) add(ctx context.Context) error {
 	return tr.ask(ctx, tr.master, "gnt-instance add", "a mirrored disk on both nodes, primary "+tr.master.host.Name, addScript(tr), any0)
 }
 
-// addScript tries three times: in emulation Ganeti's own limit of 5 seconds for
-// connecting to a node may pass. Nothing else is tried again.
+// addScript tries three times: in emulation Ganeti's own limits of 5 seconds for
+// connecting to a node, and of a minute for the start of a job, may pass. Nothing
+// else is tried again.
 func addScript(tr *trial) string {
 	parameters := fmt.Sprintf("kvm:kernel_path=%[1]s/vmlinuz,initrd_path=%[1]s/initrd,serial_console=true,kernel_args=quiet panic=-1 sci.ip=%[2]s", tr.dir, tr.ip)
 	return fmt.Sprintf(`for try in 1 2 3; do
@@ -188,7 +189,7 @@ func addScript(tr *trial) string {
 	fi
 	echo "try $try: $out"
 	case $out in
-	*"Error 28"* | *"timed out"*) ;;
+	*"Error 28"* | *"timed out"* | *"failed to start"*) ;;
 	*) exit 1 ;;
 	esac
 	gnt-instance remove -f --ignore-failures '%[1]s' 2>&1 || true
@@ -447,7 +448,7 @@ func (tr *trial) remove(ctx context.Context) error {
 	if err := tr.ask(ctx, tr.master, "gnt-instance remove", "status 0", "gnt-instance remove -f '"+tr.name+"' 2>&1", any0); err != nil {
 		return err
 	}
-	return tr.ask(ctx, tr.master, "gnt-cluster verify behind it all", "status 0, no ERROR, no WARNING", "gnt-cluster verify", verified)
+	return tr.ask(ctx, tr.master, "gnt-cluster verify behind it all", "status 0, no ERROR, no WARNING", verifyScript, verified)
 }
 
 // found and status are what the guest says, see package guest.

@@ -180,6 +180,11 @@ func TestRunFails(t *testing.T) {
 		{"no cluster", installs, agents, map[string]string{"gnt-cluster": "exit 1"}, []string{"node1: there is a cluster with a master: exit status 1"}},
 		{"verify complains", installs, agents, map[string]string{"gnt-cluster": `test $1 = getmaster && echo node2.lab.example || echo "* Verifying
   - WARNING: node node2: missing bridge"`}, []string{"node2: gnt-cluster verify: - WARNING: node node2: missing bridge"}},
+		{"verify cannot start at first", installs, agents, map[string]string{"gnt-cluster": `
+case $1 in
+getmaster) echo node1.lab.example ;;
+*) if test -e "$DIR/tried"; then echo "* Verifying"; else : >"$DIR/tried"; echo 'job 7 failed to start: GenericError "a timeout"'; exit 1; fi ;;
+esac`}, nil},
 		{"a node is offline", installs, agents, map[string]string{"gnt-node": "echo 'node1.lab.example M 20480'; echo 'node2.lab.example O -'"},
 			[]string{"node1: all nodes are online: node2.lab.example has the role O"}},
 		{"a unit failed", installs, agents, map[string]string{"systemctl": "test $NAME = node1 || echo 'x.service loaded failed'"},
