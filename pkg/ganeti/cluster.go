@@ -132,7 +132,12 @@ func (c *Cluster) Init(ctx context.Context, o InitOptions) error {
 	if o.Secondary != "" {
 		argv = append(argv, "--secondary-ip="+o.Secondary)
 	}
-	_, err := c.command(ctx, append(argv, o.Name)...)
+	release, err := c.holdWatcher(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	_, err = c.command(ctx, append(argv, o.Name)...)
 	return err
 }
 

@@ -169,6 +169,51 @@ func TestInit(t *testing.T) {
 	}
 }
 
+// tryWatcher locks as ganeti-watcher does when cron starts it (utils/filelock.py).
+func tryWatcher(t *testing.T, c *Cluster) (release func(), ok bool) {
+	t.Helper()
+	f, err := os.OpenFile(filepath.Join(c.Root, "var/lock/ganeti-watcher.lock"), os.O_RDWR|os.O_CREATE, 0o664)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB)
+	return func() { _ = f.Close() }, err == nil
+}
+
+func TestInitHoldsWatcher(t *testing.T) {
+	c := newCluster(t, nil, map[string]string{"var/lock/x": ""})
+	busy, ok := tryWatcher(t, c)
+	if !ok {
+		t.Fatal("the watcher cannot work although nothing else does")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	f := &fake{}
+	c.Runner = f
+	if err := c.Init(ctx, InitOptions{Name: "c"}); !errors.Is(err, context.Canceled) || len(f.calls) > 0 {
+		t.Errorf("Init beside a watcher at work = %v, commands %q", err, f.calls)
+	}
+	busy()
+	during := true
+	f.answer = func(string) (string, error) {
+		var free func()
+		free, during = tryWatcher(t, c)
+		free()
+		return "", nil
+	}
+	if err := c.Init(t.Context(), InitOptions{Name: "c"}); err != nil {
+		t.Fatal(err)
+	}
+	if during || len(f.calls) != 1 {
+		t.Errorf("the watcher can work during gnt-cluster init: %v, commands %q", during, f.calls)
+	}
+	free, ok := tryWatcher(t, c)
+	free()
+	if !ok {
+		t.Error("the watcher is held after gnt-cluster init")
+	}
+}
+
 func TestReset(t *testing.T) {
 	files := map[string]string{
 		"var/lib/ganeti/config.data":         config,
