@@ -90,7 +90,19 @@ func (t *test) clusterQuestions() []installtest.Question {
 	return []installtest.Question{
 		{Stage: "cluster", Name: "gnt-cluster verify", Want: "status 0, no ERROR, no WARNING", Script: verifyScript, Judge: verified},
 		{Stage: "cluster", Name: "all nodes are online", Want: strings.Join(names, ", ") + ", each answering", Script: onlineScript, Judge: online(names)},
+		{Stage: "cluster", Name: "ssh gives up a node that is gone", Want: "it asks for a sign of life", Script: "ssh -G localhost", Judge: alive},
 	}
+}
+
+// alive judges ssh's settings. Ganeti waits for ssh as long as it takes, which
+// without a sign of life is for ever where the other node's power was cut.
+func alive(out string) string {
+	for _, line := range strings.Split(out, "\n") {
+		if n, ok := strings.CutPrefix(line, "serveraliveinterval "); ok && n != "0" {
+			return ""
+		}
+	}
+	return "ServerAliveInterval is not set"
 }
 
 // nodeList: dtotal comes from the node itself, so it is there only if the node

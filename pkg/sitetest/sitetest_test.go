@@ -88,6 +88,7 @@ func healthy() map[string]string {
 	return map[string]string{
 		"systemctl":   "",
 		"sci-agent":   `echo '{"state": "ready"}'`,
+		"ssh":         `echo 'port 22'; echo 'serveraliveinterval 20'`,
 		"gnt-cluster": `case $1 in getmaster) echo node1.lab.example ;; *) echo 'Sun Nov 22 12:00:00 2026 * Verifying cluster config' ;; esac`,
 		"gnt-node":    `echo 'node1.lab.example M 20480'; echo 'node2.lab.example C 20480'`,
 		"python3":     "echo 7",
@@ -185,6 +186,8 @@ case $1 in
 getmaster) echo node1.lab.example ;;
 *) if test -e "$DIR/tried"; then echo "* Verifying"; else : >"$DIR/tried"; echo 'job 7 failed to start: GenericError "a timeout"'; exit 1; fi ;;
 esac`}, nil},
+		{"a node's death is not noticed", installs, agents, map[string]string{"ssh": "echo 'serveraliveinterval 0'"},
+			[]string{"node1: ssh gives up a node that is gone: ServerAliveInterval is not set"}},
 		{"a node is offline", installs, agents, map[string]string{"gnt-node": "echo 'node1.lab.example M 20480'; echo 'node2.lab.example O -'"},
 			[]string{"node1: all nodes are online: node2.lab.example has the role O"}},
 		{"a unit failed", installs, agents, map[string]string{"systemctl": "test $NAME = node1 || echo 'x.service loaded failed'"},
