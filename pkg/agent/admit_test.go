@@ -300,7 +300,7 @@ func TestTakeOver(t *testing.T) {
 	want := []string{
 		"gnt-cluster master-failover --no-voting --yes-do-it", "gnt-cluster master-failover --no-voting --yes-do-it",
 		"gnt-node modify --offline=yes --auto-promote node1.lab.example",
-		"gnt-instance failover -f --ignore-consistency web.lab.example",
+		"gnt-instance failover -f web.lab.example",
 		"gnt-cluster redist-conf",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

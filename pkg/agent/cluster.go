@@ -113,7 +113,10 @@ func (n *Node) clusterDone(ctx context.Context) (bool, error) {
 	if err != nil || !master && n.exists(enrol.File) { // its addition may have been cut off
 		return false, err
 	}
-	return g.Up(ctx, master)
+	if up, err := g.Up(ctx, master); err != nil || !up || !master {
+		return up, err
+	}
+	return n.holds(n.Site.Cluster.Address)
 }
 
 func (n *Node) clusterDo(ctx context.Context) error {
@@ -129,6 +132,9 @@ func (n *Node) clusterDo(ctx context.Context) error {
 		}
 		if up, err := g.Up(ctx, master); err != nil || !up {
 			return errors.Join(err, n.start(ctx, master))
+		}
+		if master {
+			return n.takeAddress(ctx)
 		}
 		return n.join(ctx)
 	}
@@ -170,16 +176,34 @@ func (n *Node) start(ctx context.Context, master bool) error {
 
 // takenOver reports whether the cluster's address is another machine's now.
 func (n *Node) takenOver(ctx context.Context) bool {
-	own, err := n.addresses(lan)
-	if err != nil {
+	if own, err := n.holds(n.Site.Cluster.Address); err != nil || own {
 		return false
 	}
-	for _, p := range own {
-		if p.Addr() == n.Site.Cluster.Address {
-			return false
-		}
-	}
 	return n.answers(ctx, n.Site.Cluster.Address, ganeti.NodedPort)
+}
+
+// holds reports whether this machine has an address in lan.
+func (n *Node) holds(a netip.Addr) (bool, error) {
+	own, err := n.addresses(lan)
+	return slices.ContainsFunc(own, func(p netip.Prefix) bool { return p.Addr() == a }), err
+}
+
+// takeAddress sees to it that the master has the cluster's address. Ganeti gives
+// it once, when its daemons start, and forgets it if the node daemon was too busy
+// to answer.
+func (n *Node) takeAddress(ctx context.Context) error {
+	for range 20 {
+		if own, err := n.holds(n.Site.Cluster.Address); own || err != nil {
+			return err
+		}
+		n.sleep(ctx, 2*time.Second)
+	}
+	if n.takenOver(ctx) {
+		return Stop(fmt.Errorf("another machine has the address of %s, %s", n.clusterName(), n.Site.Cluster.Address),
+			"see whether it is the master now: ssh root@"+n.clusterName()+" gnt-cluster getmaster")
+	}
+	n.note("step cluster: %s has not got the address %s, and is given it", n.Host.Name, n.Site.Cluster.Address)
+	return n.ganeti().ActivateAddress(ctx)
 }
 
 // otherCluster is who already answers as a node of a cluster, "" for nobody.
@@ -245,5 +269,8 @@ func (n *Node) form(ctx context.Context) error {
 	if err := g.Init(ctx, o); err != nil {
 		return err
 	}
-	return os.Remove(n.path(formingFile))
+	if err := os.Remove(n.path(formingFile)); err != nil {
+		return err
+	}
+	return n.takeAddress(ctx)
 }

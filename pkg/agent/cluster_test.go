@@ -44,6 +44,8 @@ type labNode struct {
 	up    map[string]bool // daemons
 	said  []string
 	muted sync.Mutex
+	// deaf: the node daemon did not hear that it is to have the cluster's address.
+	deaf bool
 }
 
 // clusterSite has node2 at 127.0.0.1, since the kernel calls from there whatever
@@ -76,6 +78,7 @@ func newLab(t *testing.T) *lab {
 		n.Node = &Node{Root: t.TempDir(), Runner: n, Version: "test", Say: n.hear, Journal: t.Output(), Pause: 20 * time.Millisecond,
 			Probe:  func(context.Context, string, netip.Addr) (string, error) { return "", nil },
 			Uptime: func() (string, time.Duration, error) { return "b00t", time.Minute, nil }}
+		n.Addresses = n.hasAddresses
 		s, err := site.FromJSON([]byte(clusterSite))
 		if err != nil {
 			t.Fatal(err)
@@ -102,6 +105,15 @@ func hostKey(name string) string {
 		return "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBpfn7MbkQM0lNWIiru/0VIAf8SkO0kez1YwN2+od3kx"
 	}
 	return "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBOfRjz6kSxxbYiv7nnOTTdk1iikKMsun9e/NjUUd1f9"
+}
+
+// hasAddresses are those in lan: the master has the cluster's.
+func (n *labNode) hasAddresses(string) ([]netip.Prefix, error) {
+	list := []netip.Prefix{netip.PrefixFrom(n.Host.Addresses[lan], 24)}
+	if master, err := n.master(); master && err == nil && !n.deaf {
+		list = append(list, netip.PrefixFrom(n.Site.Cluster.Address, 24))
+	}
+	return list, nil
 }
 
 func (n *labNode) hear(text string) {
@@ -171,6 +183,8 @@ func (n *labNode) does(argv []string) (string, error) {
 		n.put("var/lib/ganeti/ssconf_master_node", n.name+".lab.example\n", 0o644)
 		n.write(&labConfig{Serial: 1}, argv)
 		n.startDaemons(true)
+	case "gnt-cluster activate-master-ip":
+		n.deaf = false
 	case "gnt-cluster modify":
 		n.write(n.config(), argv)
 	case "gnt-cluster redist-conf":
@@ -394,6 +408,28 @@ func TestClusterForms(t *testing.T) {
 	}
 	if !bytes.Equal(before, []byte(one.text("var/lib/ganeti/config.data"))) {
 		t.Error("the second run changed the configuration")
+	}
+}
+
+// Ganeti gives the master the cluster's address once, and may fail.
+func TestClusterAddress(t *testing.T) {
+	w := newLab(t)
+	one := w.nodes["node1"]
+	one.deaf = true
+	for name, err := range w.together() {
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if one.deaf || w.called("node1", "gnt-cluster activate-master-ip") != 1 {
+		t.Errorf("the master has not got the cluster's address: %q", w.calls)
+	}
+	// Another machine that has it is none's to take it from.
+	one.deaf, one.Pause = true, time.Millisecond
+	one.Dial = func(context.Context, netip.AddrPort) (net.Conn, error) { c, _ := net.Pipe(); return c, nil }
+	err := one.clusterDo(t.Context())
+	if stop := new(StopError); !errors.As(err, &stop) || !strings.Contains(err.Error(), "another machine has the address") {
+		t.Errorf("with the address taken: %v", err)
 	}
 }
 

@@ -168,6 +168,12 @@ func (c *Cluster) Reset(ctx context.Context) error {
 	return nil
 }
 
+// ActivateAddress gives the master the cluster's address.
+func (c *Cluster) ActivateAddress(ctx context.Context) error {
+	_, err := c.command(ctx, "gnt-cluster", "activate-master-ip")
+	return err
+}
+
 // Redistribute has the master write its configuration to all candidates again.
 func (c *Cluster) Redistribute(ctx context.Context) error {
 	_, err := c.command(ctx, "gnt-cluster", "redist-conf")

@@ -31,10 +31,12 @@ func (c *Cluster) Offline(ctx context.Context, node string) error {
 	return err
 }
 
-// Failover starts an instance on its other node, although its first one does
-// not answer. DRBD refuses a copy that it knows to be old.
+// Failover starts an instance on its other node; the first one is marked offline.
+// That is why nothing waits for it, and its copy of the disk may lag behind.
+// --ignore-consistency would add a question that -f does not answer. DRBD refuses
+// a copy that it knows to be old.
 func (c *Cluster) Failover(ctx context.Context, instance string) error {
-	_, err := c.command(ctx, "gnt-instance", "failover", "-f", "--ignore-consistency", instance)
+	_, err := c.command(ctx, "gnt-instance", "failover", "-f", instance)
 	return err
 }
 

@@ -638,6 +638,9 @@ func backboneCut(ctx context.Context, s *Site) error {
 }
 
 func (s *Site) cutBackbone(ctx context.Context, tr *trial) error {
+	if err := tr.resync(ctx); err != nil {
+		return err
+	}
 	if err := s.pause(ctx, 0, time.Minute, "the backbone is cut"); err != nil {
 		return err
 	}
@@ -662,6 +665,9 @@ func (s *Site) cutBackbone(ctx context.Context, tr *trial) error {
 	}
 	s.cut("backbone", false)
 	tr.master.session.Phase("the backbone is mended")
+	if err := tr.pace(ctx, "60M"); err != nil {
+		return err
+	}
 	if err := s.inSync(ctx, tr.master); err != nil {
 		return err
 	}

@@ -170,6 +170,7 @@ case $1 in
 /var/lib/ganeti/ssconf_master_node) gnt-cluster getmaster ;;
 *) exec /bin/cat "$@" ;;
 esac`,
+		"drbdsetup": "",
 		"pgrep":     `test -e "$DIR/twice" && echo 4711; true`,
 		"ip":        "",
 		"sha256sum": `case $* in /dev/*) echo "$(printf %064d 7)  $1" ;; *) exec /usr/bin/sha256sum "$@" ;; esac`,
@@ -247,7 +248,7 @@ func TestFaults(t *testing.T) {
 				"node1 comes back and says that it stays out", "node1 stays out", "node2: sci-agent join node1", "node1 gets ready again", "both copies of each disk are current",
 				"node2: gnt-cluster verify", "both copies hold the same records", "both copies are the same, byte by byte"}},
 		{name: "backbone-cut", agent: lostMaster, formed: true, commands: withGuest(),
-			states: "SyncSource UpToDate/Inconsistent\nWFConnection UpToDate/DUnknown\nSyncSource UpToDate/Inconsistent\n",
+			states: "Connected UpToDate/UpToDate\nSyncSource UpToDate/Inconsistent\nSyncSource UpToDate/Inconsistent\nWFConnection UpToDate/DUnknown\nSyncSource UpToDate/Inconsistent\n",
 			want: []string{"it answers both nodes by HTTP", "node1: the copies of the disk differ yet", "DRBD notices it", "it writes on while the backbone is cut",
 				"both copies of each disk are current", "each record is the same behind the cut", "both copies are the same, byte by byte", "node1: gnt-cluster verify"}},
 	} {
@@ -336,9 +337,9 @@ func TestFaultsFail(t *testing.T) {
 		{"it says nothing", "takeover", agent("say 'failed: step cluster: this machine was the master, and another node has taken its place: it stays out'", ":"), nil, "takeover: node1 comes back and says that it stays out: node1: no line"},
 		{"it is not let in again", "takeover", agent("await again\n\tsteps", "await forever\n\tsteps"), nil, "takeover: node1 gets ready again: node1: no line"},
 		{"the copies differ in a byte", "takeover", command("sha256sum", `case $* in /dev/*) echo "$(printf %063d 7)${NAME#node}  $1"; exit ;; esac`), nil, "takeover: both copies are the same, byte by byte: the other one's is "},
-		{"it was in sync too early", "backbone-cut", command("cat", `case $1 in /proc/drbd) echo " 3: cs:Connected ro:Primary/Secondary ds:UpToDate/UpToDate C r-----"; exit ;; esac`), nil,
-			"backbone-cut: node1: the copies of the disk differ yet: no device is being synchronised"},
-		{"it does not come in sync", "backbone-cut", command("cat", `case $1 in /proc/drbd) n=$(($(cat "$DIR/reads" 2>/dev/null || echo 0) + 1)); echo $n >"$DIR/reads"; test $n -le 1 && s=SyncSource || s=WFConnection; echo " 3: cs:$s ro:Primary/Unknown ds:UpToDate/DUnknown C r-----"; exit ;; esac`), nil,
+		{"it is not synchronised anew", "backbone-cut", command("cat", `case $1 in /proc/drbd) echo " 3: cs:Connected ro:Primary/Secondary ds:UpToDate/UpToDate C r-----"; exit ;; esac`), nil,
+			"backbone-cut: node1: the disk is being synchronised: no device is being synchronised"},
+		{"it does not come in sync", "backbone-cut", command("cat", `case $1 in /proc/drbd) n=$(($(cat "$DIR/reads" 2>/dev/null || echo 0) + 1)); echo $n >"$DIR/reads"; test $n -le 2 && s=SyncSource || s=WFConnection; echo " 3: cs:$s ro:Primary/Unknown ds:UpToDate/DUnknown C r-----"; exit ;; esac`), nil,
 			"backbone-cut: both copies of each disk are current: not within 3s: device 3 is WFConnection"},
 	} {
 		t.Run(test.name+": "+test.summary, func(t *testing.T) {
@@ -355,7 +356,7 @@ func TestFaultsFail(t *testing.T) {
 			faultGuest(t, &o, fakeGuest)
 			states := "Connected UpToDate/UpToDate\nWFConnection UpToDate/DUnknown\n"
 			if test.name == "backbone-cut" {
-				states = "SyncSource UpToDate/Inconsistent\nWFConnection UpToDate/DUnknown\n"
+				states = "SyncSource UpToDate/Inconsistent\nSyncSource UpToDate/Inconsistent\nWFConnection UpToDate/DUnknown\n"
 			}
 			put(t, dir, "states", states)
 			for _, name := range test.files {
@@ -375,7 +376,7 @@ func TestFaultsForm(t *testing.T) {
 	t.Parallel()
 	o := faultOptions(t, faultySite(t, lostMaster, withGuest()), false)
 	faultGuest(t, &o, fakeGuest)
-	put(t, filepath.Dir(o.QEMU), "states", "SyncSource UpToDate/Inconsistent\nWFConnection UpToDate/DUnknown\n")
+	put(t, filepath.Dir(o.QEMU), "states", "SyncSource UpToDate/Inconsistent\nSyncSource UpToDate/Inconsistent\nWFConnection UpToDate/DUnknown\n")
 	var lines []string
 	o.Progress = func(line string) { lines = append(lines, line) }
 	r, failed := runFaults(t, o, "backbone-cut")

@@ -220,6 +220,37 @@ dd if=/dev/zero of="$(echo "$out" | grep -o '/dev/drbd[0-9]*')" bs=1M count=%d o
 }
 
 // sync waits until both copies of the disk are the same.
+// resync has the disk synchronised so slowly that there is time to disturb it;
+// anew, if that was over already.
+func (tr *trial) resync(ctx context.Context) error {
+	if err := tr.pace(ctx, "2M"); err != nil {
+		return err
+	}
+	return tr.ask(ctx, tr.master, "the disk is being synchronised", "a device that is", fmt.Sprintf(`state=$(cat /proc/drbd)
+case $state in
+*" %[1]s: cs:Connected "*)
+	drbdsetup invalidate-remote %[1]s 2>&1 || exit
+	sleep 2
+	state=$(cat /proc/drbd)
+	;;
+esac
+echo "$state"`, tr.minor), syncing)
+}
+
+// pace sets how much a second the synchronisation may take, on both nodes.
+func (tr *trial) pace(ctx context.Context, rate string) error {
+	for _, n := range []*node{tr.master, tr.other} {
+		err := tr.ask(ctx, n, "the rate of the synchronisation is set to "+rate, "status 0", fmt.Sprintf(`for device in /sys/block/drbd*; do
+	[ -e "$device" ] || continue
+	drbdsetup disk-options "${device##*/drbd}" --c-plan-ahead=0 --resync-rate=%s 2>&1 || exit
+done`, rate), any0)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (tr *trial) sync(ctx context.Context) error {
 	return tr.t.until(ctx, "instance", tr.t.o.Limits.Sync, "both copies of its disk are current", "UpToDate/UpToDate",
 		tr.master.drbd(func(out string) error { return upToDate(out, tr.minor) }))
