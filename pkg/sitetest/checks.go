@@ -109,11 +109,12 @@ func alive(out string) string {
 // answers (gnt-node(8)).
 const nodeList = "gnt-node list --no-headers --separator=' ' --units=m -o name,role,dtotal"
 
-// verifyScript tries three times where a job does not start: its process has a
-// minute to, which a busy emulated node may not keep. No result is tried again.
+// verifyScript tries three times where a job does not start, or a call to a node
+// does not get through: a job has a minute to start and a call five seconds, which
+// a busy emulated node may not keep. No other result is tried again.
 const verifyScript = `for pause in 5 10 0; do
 	out=$(gnt-cluster verify 2>&1) && status=0 || status=$?
-	case $out in *"failed to start"*) echo "$out"; sleep $pause ;; *) break ;; esac
+	case $out in *"failed to start"* | *"Communication failure"*) echo "$out"; sleep $pause ;; *) break ;; esac
 done
 echo "$out"
 exit "$status"`

@@ -219,7 +219,6 @@ echo "$out"
 dd if=/dev/zero of="$(echo "$out" | grep -o '/dev/drbd[0-9]*')" bs=1M count=%d oflag=direct conv=notrunc 2>&1`, instance, guestRecords)
 }
 
-// sync waits until both copies of the disk are the same.
 // resync has the disk synchronised so slowly that there is time to disturb it;
 // anew, if that was over already.
 func (tr *trial) resync(ctx context.Context) error {
@@ -251,6 +250,7 @@ done`, rate), any0)
 	return nil
 }
 
+// sync waits until both copies of the disk are the same.
 func (tr *trial) sync(ctx context.Context) error {
 	return tr.t.until(ctx, "instance", tr.t.o.Limits.Sync, "both copies of its disk are current", "UpToDate/UpToDate",
 		tr.master.drbd(func(out string) error { return upToDate(out, tr.minor) }))

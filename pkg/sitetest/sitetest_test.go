@@ -186,6 +186,16 @@ case $1 in
 getmaster) echo node1.lab.example ;;
 *) if test -e "$DIR/tried"; then echo "* Verifying"; else : >"$DIR/tried"; echo 'job 7 failed to start: GenericError "a timeout"'; exit 1; fi ;;
 esac`}, nil},
+		{"a call does not get through at first", installs, agents, map[string]string{"gnt-cluster": `
+case $1 in
+getmaster) echo node1.lab.example ;;
+*) if test -e "$DIR/tried"; then echo "* Verifying"; else : >"$DIR/tried"; echo '  - ERROR: node u-2: Communication failure in hooks execution: Error 35'; exit 1; fi ;;
+esac`}, nil},
+		{"no call gets through", installs, agents, map[string]string{"gnt-cluster": `
+case $1 in
+getmaster) echo node1.lab.example ;;
+*) echo '  - ERROR: node u-2: Communication failure in hooks execution: Error 35'; exit 1 ;;
+esac`}, []string{"node1: gnt-cluster verify: exit status 1"}},
 		{"a node's death is not noticed", installs, agents, map[string]string{"ssh": "echo 'serveraliveinterval 0'"},
 			[]string{"node1: ssh gives up a node that is gone: ServerAliveInterval is not set"}},
 		{"a node is offline", installs, agents, map[string]string{"gnt-node": "echo 'node1.lab.example M 20480'; echo 'node2.lab.example O -'"},
