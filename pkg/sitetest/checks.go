@@ -111,13 +111,19 @@ const nodeList = "gnt-node list --no-headers --separator=' ' --units=m -o name,r
 
 // verifyScript tries three times where a job does not start, or a call to a node
 // does not get through: a job has a minute to start and a call five seconds, which
-// a busy emulated node may not keep. No other result is tried again.
+// a busy emulated node may not keep. No other result is tried again; what was is in
+// the report, behind triedAgain.
 const verifyScript = `for pause in 5 10 0; do
 	out=$(gnt-cluster verify 2>&1) && status=0 || status=$?
-	case $out in *"failed to start"* | *"Communication failure"*) echo "$out"; sleep $pause ;; *) break ;; esac
+	case $out in *"failed to start"* | *"Communication failure"*) ;; *) break ;; esac
+	test $pause -gt 0 || break
+	echo "$out" | sed 's/^/` + triedAgain + `/'
+	sleep $pause
 done
 echo "$out"
 exit "$status"`
+
+const triedAgain = "tried again: "
 
 // onlineScript asks three times: a node has a few seconds to answer Ganeti, and a
 // busy emulated one may need more.
@@ -129,6 +135,7 @@ echo "$out"`
 
 // verified reads `gnt-cluster verify`.
 func verified(out string) string {
+	out = regexp.MustCompile(`(?m)^`+triedAgain+`.*$`).ReplaceAllString(out, "")
 	if m := regexp.MustCompile(`(?m)^.*\b(ERROR|WARNING)\b.*$`).FindString(out); m != "" {
 		return strings.TrimSpace(m)
 	}

@@ -186,16 +186,6 @@ case $1 in
 getmaster) echo node1.lab.example ;;
 *) if test -e "$DIR/tried"; then echo "* Verifying"; else : >"$DIR/tried"; echo 'job 7 failed to start: GenericError "a timeout"'; exit 1; fi ;;
 esac`}, nil},
-		{"a call does not get through at first", installs, agents, map[string]string{"gnt-cluster": `
-case $1 in
-getmaster) echo node1.lab.example ;;
-*) if test -e "$DIR/tried"; then echo "* Verifying"; else : >"$DIR/tried"; echo '  - ERROR: node u-2: Communication failure in hooks execution: Error 35'; exit 1; fi ;;
-esac`}, nil},
-		{"no call gets through", installs, agents, map[string]string{"gnt-cluster": `
-case $1 in
-getmaster) echo node1.lab.example ;;
-*) echo '  - ERROR: node u-2: Communication failure in hooks execution: Error 35'; exit 1 ;;
-esac`}, []string{"node1: gnt-cluster verify: exit status 1"}},
 		{"a node's death is not noticed", installs, agents, map[string]string{"ssh": "echo 'serveraliveinterval 0'"},
 			[]string{"node1: ssh gives up a node that is gone: ServerAliveInterval is not set"}},
 		{"a node is offline", installs, agents, map[string]string{"gnt-node": "echo 'node1.lab.example M 20480'; echo 'node2.lab.example O -'"},
@@ -223,6 +213,57 @@ esac`}, []string{"node1: gnt-cluster verify: exit status 1"}},
 				}
 			}
 		})
+	}
+}
+
+// TestVerifyScript: a call that does not get through is tried again, an error that
+// Ganeti has found is not.
+func TestVerifyScript(t *testing.T) {
+	const lost = "  - ERROR: node u-2: Communication failure in hooks execution: Error 35"
+	for _, c := range []struct {
+		summary string
+		says    []string // one try after the other; the last one for ever
+		tries   int
+		problem string
+	}{
+		{"good", []string{"* Verifying"}, 1, ""},
+		{"a job did not start", []string{"job 7 failed to start: GenericError", "* Verifying"}, 2, ""},
+		{"a call was lost", []string{lost, "* Verifying"}, 2, ""},
+		{"a node is gone", []string{lost}, 3, strings.TrimSpace(lost)[2:]},
+		{"an error", []string{"* Verifying\n  - ERROR: node u-2: no bridge", "* Verifying"}, 1, "ERROR: node u-2: no bridge"},
+		{"an error behind a lost call", []string{lost, "* Verifying\n  - ERROR: node u-2: no bridge", "* Verifying"}, 2, "ERROR: node u-2: no bridge"},
+	} {
+		dir := t.TempDir()
+		for i, text := range c.says {
+			if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("says.%d", i+1)), []byte(text+"\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		const ganeti = `#!/bin/sh
+cd "$(dirname "$0")"
+echo x >>tries
+i=$(wc -l <tries)
+test -e says.$i || i=$(ls says.* | wc -l)
+cat says.$i
+! grep -q 'ERROR\|failed' says.$i
+`
+		for name, text := range map[string]string{"gnt-cluster": ganeti, "sleep": "#!/bin/sh\n"} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cmd := exec.Command("sh", "-c", verifyScript)
+		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
+		out, err := cmd.CombinedOutput()
+		if (err != nil) != (c.problem != "") {
+			t.Errorf("%s: status %v\n%s", c.summary, err, out)
+		}
+		if got := strings.TrimPrefix(verified(string(out)), "- "); got != c.problem {
+			t.Errorf("%s: problem %q; want %q", c.summary, got, c.problem)
+		}
+		if tries, _ := os.ReadFile(filepath.Join(dir, "tries")); strings.Count(string(tries), "x") != c.tries {
+			t.Errorf("%s: %d tries; want %d", c.summary, strings.Count(string(tries), "x"), c.tries)
+		}
 	}
 }
 
