@@ -206,6 +206,23 @@ func (n *Node) takeAddress(ctx context.Context) error {
 	return n.ganeti().ActivateAddress(ctx)
 }
 
+// dropAddress takes the cluster's address off this machine, where a master that is
+// no more has left it: gnt-cluster init wants nobody to answer there.
+func (n *Node) dropAddress(ctx context.Context) error {
+	own, err := n.addresses(lan)
+	if err != nil {
+		return err
+	}
+	for _, p := range own {
+		if p.Addr() == n.Site.Cluster.Address {
+			if err := n.command(ctx, "ip", "address", "delete", p.String(), "dev", lan); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // otherCluster is who already answers as a node of a cluster, "" for nobody.
 func (n *Node) otherCluster(ctx context.Context) (string, error) {
 	for _, h := range n.others() {
@@ -245,6 +262,9 @@ func (n *Node) form(ctx context.Context) error {
 	if n.exists(formingFile) {
 		n.note("step cluster: an initialisation was cut off; it starts again from nothing")
 		if err := g.Reset(ctx); err != nil {
+			return err
+		}
+		if err := n.dropAddress(ctx); err != nil {
 			return err
 		}
 	}

@@ -46,6 +46,8 @@ type labNode struct {
 	muted sync.Mutex
 	// deaf: the node daemon did not hear that it is to have the cluster's address.
 	deaf bool
+	// left: it has the cluster's address of an initialisation that failed.
+	left bool
 }
 
 // clusterSite has node2 at 127.0.0.1, since the kernel calls from there whatever
@@ -110,7 +112,7 @@ func hostKey(name string) string {
 // hasAddresses are those in lan: the master has the cluster's.
 func (n *labNode) hasAddresses(string) ([]netip.Prefix, error) {
 	list := []netip.Prefix{netip.PrefixFrom(n.Host.Addresses[lan], 24)}
-	if master, err := n.master(); master && err == nil && !n.deaf {
+	if master, err := n.master(); n.left || master && err == nil && !n.deaf {
 		list = append(list, netip.PrefixFrom(n.Site.Cluster.Address, 24))
 	}
 	return list, nil
@@ -176,8 +178,15 @@ func (n *labNode) does(argv []string) (string, error) {
 		if last == "sci-agent.service" {
 			break
 		}
-		n.startDaemons(n.text("var/lib/ganeti/ssconf_master_node") == n.name+".lab.example\n")
+		if master := n.text("var/lib/ganeti/ssconf_master_node"); master != "" {
+			n.startDaemons(master == n.name+".lab.example\n")
+		}
+	case "ip address":
+		n.left = false
 	case "gnt-cluster init":
+		if n.left {
+			return "", errors.New("cluster IP already active")
+		}
 		n.put("root/.ssh/id_rsa.pub", rootKey+" root@node1\n", 0o644)
 		n.put("var/lib/ganeti/ssconf_cluster_name", last+"\n", 0o644)
 		n.put("var/lib/ganeti/ssconf_master_node", n.name+".lab.example\n", 0o644)
@@ -495,6 +504,7 @@ func TestClusterRetries(t *testing.T) {
 		for _, cmd := range []string{"gnt-cluster init", "gnt-node add", "gnt-cluster modify", "gnt-cluster redist-conf", "gnt-cluster verify"} {
 			if strings.HasPrefix(line, cmd) && !failed[cmd] {
 				failed[cmd] = true
+				w.nodes[host].left = cmd == "gnt-cluster init"
 				return errors.New("exit status 1")
 			}
 		}
@@ -510,6 +520,9 @@ func TestClusterRetries(t *testing.T) {
 	}
 	if got := w.called("node1", "/usr/lib/ganeti/daemon-util stop-all"); got != 1 {
 		t.Errorf("a failed initialisation was cleared %d times, want once", got)
+	}
+	if got := w.called("node1", "ip address delete 127.50.0.10/24 dev lan"); got != 1 {
+		t.Errorf("the cluster's address was taken off %d times, want once", got)
 	}
 }
 

@@ -20,7 +20,10 @@ const DataDir = "var/lib/ganeti"
 // NodedPort is where Ganeti's node daemon listens.
 const NodedPort = 1811
 
-const daemonUtil = "/usr/lib/ganeti/daemon-util"
+const (
+	daemonUtil = "/usr/lib/ganeti/daemon-util"
+	unit       = "ganeti.service" // starts the daemons at boot
+)
 
 // Cluster is the cluster as one of its nodes sees it.
 type Cluster struct {
@@ -91,7 +94,6 @@ func (c *Cluster) Up(ctx context.Context, master bool) (bool, error) {
 // start of them came to its end without all of them, they are started anew:
 // instances go on meanwhile.
 func (c *Cluster) Start(ctx context.Context, master bool) error {
-	const unit = "ganeti.service"
 	if _, err := c.command(ctx, "systemctl", "start", unit); err != nil {
 		return err
 	}
@@ -137,8 +139,19 @@ func (c *Cluster) Init(ctx context.Context, o InitOptions) error {
 		return err
 	}
 	defer release()
+	if err := c.awaitBoot(ctx); err != nil {
+		return err
+	}
 	_, err = c.command(ctx, append(argv, o.Name)...)
 	return err
+}
+
+// awaitBoot waits until the start of the daemons that belongs to the boot is over:
+// of what it finds it starts what it can, and a daemon that it started behind our
+// back is in the way of gnt-cluster init. Whether it succeeds does not matter here.
+func (c *Cluster) awaitBoot(ctx context.Context) error {
+	_, _ = c.command(ctx, "systemctl", "start", unit)
+	return ctx.Err()
 }
 
 // Reset removes what an initialisation that was cut off left on this machine.
@@ -146,6 +159,9 @@ func (c *Cluster) Init(ctx context.Context, o InitOptions) error {
 func (c *Cluster) Reset(ctx context.Context) error {
 	if cfg, err := c.Config(); err == nil && (len(cfg.Nodes) > 1 || len(cfg.Instances) > 0) {
 		return fmt.Errorf("cannot clear /%s: it holds a cluster of %d nodes and %d instances", DataDir, len(cfg.Nodes), len(cfg.Instances))
+	}
+	if err := c.awaitBoot(ctx); err != nil {
+		return err
 	}
 	if _, err := c.command(ctx, daemonUtil, "stop-all"); err != nil {
 		return err

@@ -164,7 +164,7 @@ func TestInit(t *testing.T) {
 	want := "gnt-cluster init --enabled-hypervisors=kvm --enabled-disk-templates=drbd,plain --vg-name=xenvg --drbd-usermode-helper=/bin/true" +
 		" --master-netdev=lan --master-netmask=24 --nic-parameters=mode=bridged,link=lan --default-iallocator=hail --no-etc-hosts" +
 		" --hypervisor-parameters=kvm:kernel_path= --disk-parameters=drbd:resync-rate=61440 --secondary-ip=10.101.200.11 cluster.lab.example"
-	if diff := cmp.Diff([]string{want}, f.calls); diff != "" {
+	if diff := cmp.Diff([]string{"systemctl start ganeti.service", want}, f.calls); diff != "" {
 		t.Errorf("Init (-want +got):\n%s", diff)
 	}
 }
@@ -204,7 +204,7 @@ func TestInitHoldsWatcher(t *testing.T) {
 	if err := c.Init(t.Context(), InitOptions{Name: "c"}); err != nil {
 		t.Fatal(err)
 	}
-	if during || len(f.calls) != 1 {
+	if during || len(f.calls) != 2 {
 		t.Errorf("the watcher can work during gnt-cluster init: %v, commands %q", during, f.calls)
 	}
 	free, ok := tryWatcher(t, c)
@@ -247,7 +247,7 @@ func TestReset(t *testing.T) {
 			}
 		}
 	}
-	if diff := cmp.Diff([]string{"/usr/lib/ganeti/daemon-util stop-all"}, f.calls); diff != "" {
+	if diff := cmp.Diff([]string{"systemctl start ganeti.service", "/usr/lib/ganeti/daemon-util stop-all"}, f.calls); diff != "" {
 		t.Errorf("commands (-want +got):\n%s", diff)
 	}
 }
