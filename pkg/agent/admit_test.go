@@ -209,28 +209,33 @@ func TestReadMedium(t *testing.T) {
 	}
 }
 
-// fakeInitrd is something in gzip, padding, and an archive of files in zstd.
+// fakeInitrd is something in gzip, an archive of no interest and one of files, in
+// zstd, with padding behind each.
 func fakeInitrd(t *testing.T, files map[string]string) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)
 	_ = tar.NewWriter(z).Close()
 	_ = z.Close()
-	b.Write(make([]byte, 3))
-	d, err := zstd.NewWriter(&b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := cpio.NewWriter(d)
-	for name, data := range files {
-		err := errors.Join(a.WriteHeader(&cpio.Header{Name: name, Mode: cpio.TypeReg | 0o600, Size: int64(len(data))}))
-		if _, werr := a.Write([]byte(data)); errors.Join(err, werr) != nil {
-			t.Fatal(err, werr)
+	zeros := strings.Repeat("\x00", 1<<20) // a block of its own kind
+	for i, files := range []map[string]string{{"sci/site.json": "that of an earlier archive", "usr/zeros": zeros}, files} {
+		b.Write(make([]byte, 3-i))
+		d, err := zstd.NewWriter(&b, zstd.WithEncoderCRC(i == 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := cpio.NewWriter(d)
+		for name, data := range files {
+			err := errors.Join(a.WriteHeader(&cpio.Header{Name: name, Mode: cpio.TypeReg | 0o600, Size: int64(len(data))}))
+			if _, werr := a.Write([]byte(data)); errors.Join(err, werr) != nil {
+				t.Fatal(err, werr)
+			}
+		}
+		if err := errors.Join(a.Close(), d.Close()); err != nil {
+			t.Fatal(err)
 		}
 	}
-	if err := errors.Join(a.Close(), d.Close()); err != nil {
-		t.Fatal(err)
-	}
+	b.Write(make([]byte, 2))
 	return b.Bytes()
 }
 

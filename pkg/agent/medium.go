@@ -13,6 +13,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,9 +28,10 @@ import (
 
 const (
 	mediumInitrd  = "install/initrd.gz"
-	maxSums       = 16 << 20 // bytes of SHA256SUMS
-	maxInitrd     = 1 << 30  // bytes of the initrd, packed
-	maxInitrdFile = 4 << 20  // bytes of a file of it that is wanted
+	maxSums       = 16 << 20  // bytes of SHA256SUMS
+	maxInitrd     = 1 << 30   // bytes of the initrd, packed
+	maxOurs       = 256 << 20 // bytes of what is ours in it, packed
+	maxInitrdFile = 4 << 20   // bytes of a file of it that is wanted
 	mediumSite    = "sci/site.json"
 )
 
@@ -123,9 +125,9 @@ func sumOf(sums []byte, name string) (string, bool) {
 	return "", false
 }
 
-// ourFiles reads some files out of the part of the initrd that is ours: Debian's
-// own, in gzip, comes first, and behind it, in zstd, what pkg/initrd adds. It
-// reads to the end.
+// ourFiles reads some files out of the parts of the initrd that are ours: Debian's
+// own, in gzip, comes first, and behind it, in zstd, the archives that pkg/build
+// adds. It reads to the end.
 func ourFiles(r io.Reader, names ...string) (map[string][]byte, error) {
 	b := bufio.NewReader(r)
 	z, err := gzip.NewReader(b)
@@ -136,46 +138,89 @@ func ourFiles(r io.Reader, names ...string) (map[string][]byte, error) {
 	if _, err := io.Copy(io.Discard, io.LimitReader(z, maxInitrd)); err != nil { //nolint:gosec // bounded, and signed
 		return nil, err
 	}
-	for { // padding
-		c, err := b.Peek(1)
-		if err != nil {
-			return nil, fmt.Errorf("nothing of ours is in it: %w", err)
-		}
-		if c[0] != 0 {
-			break
-		}
-		_, _ = b.Discard(1)
-	}
-	d, err := zstd.NewReader(b, zstd.WithDecoderMaxMemory(maxInitrd), zstd.WithDecoderConcurrency(1))
+	ours, err := io.ReadAll(io.LimitReader(b, maxOurs+1))
 	if err != nil {
 		return nil, err
 	}
-	defer d.Close()
+	if len(ours) > maxOurs {
+		return nil, fmt.Errorf("more than %d bytes of it are ours", maxOurs)
+	}
 	files := make(map[string][]byte)
-	archive := cpio.NewReader(io.LimitReader(d, maxInitrd))
-	for {
-		h, err := archive.Next()
-		if errors.Is(err, io.EOF) {
-			break
+	for ours = padded(ours); len(ours) > 0; ours = padded(ours) {
+		n, err := frameLen(ours)
+		if err == nil {
+			err = archiveFiles(ours[:n], files, names)
 		}
 		if err != nil {
 			return nil, err
 		}
-		for _, name := range names {
-			if h.Name != name {
-				continue
-			}
-			if h.Size > maxInitrdFile {
-				return nil, fmt.Errorf("%s has %d bytes", name, h.Size)
-			}
-			if files[name], err = io.ReadAll(archive); err != nil {
-				return nil, err
-			}
-		}
+		ours = ours[n:]
 	}
 	if files[mediumSite] == nil {
 		return nil, fmt.Errorf("it holds no %s", mediumSite)
 	}
-	_, err = io.Copy(io.Discard, b) // for the digest
-	return files, err
+	return files, nil
+}
+
+// padded is what comes behind the padding.
+func padded(b []byte) []byte { return bytes.TrimLeft(b, "\x00") }
+
+// frameLen is the length of the zstd frame at the begin of b: RFC 8878, 3.1.1.
+func frameLen(b []byte) (int, error) {
+	var h zstd.Header
+	if err := h.Decode(b); err != nil {
+		return 0, err
+	}
+	if h.Skippable {
+		return 0, errors.New("a zstd frame without an archive")
+	}
+	n := h.HeaderSize
+	for last := false; !last; {
+		if len(b)-n < 3 {
+			return 0, io.ErrUnexpectedEOF
+		}
+		head := int(b[n]) | int(b[n+1])<<8 | int(b[n+2])<<16
+		size := head >> 3
+		if head>>1&3 == 1 { // a byte that is repeated
+			size = 1
+		}
+		n += 3 + size
+		last = head&1 != 0
+	}
+	if h.HasCheckSum {
+		n += 4
+	}
+	if n > len(b) {
+		return 0, io.ErrUnexpectedEOF
+	}
+	return n, nil
+}
+
+// archiveFiles reads files out of a packed archive. Of the same file in two
+// archives the later counts, as it does for the kernel.
+func archiveFiles(frame []byte, files map[string][]byte, names []string) error {
+	d, err := zstd.NewReader(bytes.NewReader(frame), zstd.WithDecoderMaxMemory(maxInitrd), zstd.WithDecoderConcurrency(1))
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	archive := cpio.NewReader(io.LimitReader(d, maxInitrd))
+	for {
+		h, err := archive.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(names, h.Name) {
+			continue
+		}
+		if h.Size > maxInitrdFile {
+			return fmt.Errorf("%s has %d bytes", h.Name, h.Size)
+		}
+		if files[h.Name], err = io.ReadAll(archive); err != nil {
+			return err
+		}
+	}
 }
