@@ -419,8 +419,17 @@ func (tr *trial) kept(ctx context.Context, behind string, on *node, before statu
 	if err := tr.t.close(c, err); err != nil {
 		return err
 	}
-	return tr.ask(ctx, tr.master, "the instance runs on "+on.host.Name, tr.fqdn(on),
-		"gnt-instance list --no-headers --separator=' ' -o pnode,status '"+tr.name+"'", installtest.Equal(tr.fqdn(on)+" running"))
+	return tr.ask(ctx, tr.master, "the instance runs on "+on.host.Name, tr.fqdn(on), whereScript(tr.name), installtest.Equal(tr.fqdn(on)+" running"))
+}
+
+// whereScript asks three times where a node does not answer Ganeti in its few
+// seconds, as onlineScript does. No other state is asked for again.
+func whereScript(instance string) string {
+	return `for pause in 5 10 0; do
+	out=$(gnt-instance list --no-headers --separator=' ' -o pnode,status '` + instance + `') || exit
+	case $out in *" ERROR_nodedown") sleep $pause ;; *) break ;; esac
+done
+echo "$out"`
 }
 
 // compare stops the instance and looks at both copies of its disk, below DRBD.

@@ -267,6 +267,36 @@ cat says.$i
 	}
 }
 
+// TestWhereScript: a node that is too busy to answer is asked again, an instance
+// that is down is not.
+func TestWhereScript(t *testing.T) {
+	for _, c := range []struct {
+		says []string
+		want string
+	}{
+		{[]string{"node2 running"}, "node2 running\n"},
+		{[]string{"node2 ERROR_nodedown", "node2 running"}, "node2 running\n"},
+		{[]string{"node2 ERROR_nodedown"}, "node2 ERROR_nodedown\n"},
+		{[]string{"node2 ERROR_down", "node2 running"}, "node2 ERROR_down\n"},
+	} {
+		dir := t.TempDir()
+		for name, text := range map[string]string{
+			"sleep":        "#!/bin/sh\n",
+			"gnt-instance": "#!/bin/sh\ncd \"$(dirname \"$0\")\"\nread -r line <says\necho \"$line\"\nif test $(wc -l <says) -gt 1; then sed -i 1d says; fi\n",
+			"says":         strings.Join(c.says, "\n") + "\n",
+		} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cmd := exec.Command("sh", "-c", whereScript("sci-trial"))
+		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
+		if out, err := cmd.CombinedOutput(); err != nil || string(out) != c.want {
+			t.Errorf("%q: %q, %v; want %q", c.says, out, err, c.want)
+		}
+	}
+}
+
 func TestKeptDisks(t *testing.T) {
 	t.Parallel()
 	qemu := fakeSite(t, installs, agents, healthy())
