@@ -370,7 +370,7 @@ func TestTampered(t *testing.T) {
 	}, {
 		summary: "index of the wrong size",
 		change: func(s *testarchive.Suite) {
-			s.Compressions, s.ByHash = []string{"", ".gz"}, false
+			s.Compressions, s.ByHash = []string{".gz"}, false
 			s.Final = final("main/binary-amd64/Packages.gz", func(b []byte) []byte { return append(b, 0) })
 		},
 		want: "cannot open archive trixie: cannot fetch trixie main/binary-amd64/Packages.gz from URL/dists/trixie/main/binary-amd64/Packages.gz: not the file that the index names: N bytes, want N",
@@ -378,7 +378,7 @@ func TestTampered(t *testing.T) {
 	}, {
 		summary: "index altered, same size",
 		change: func(s *testarchive.Suite) {
-			s.Compressions, s.ByHash = []string{"", ".gz"}, false
+			s.Compressions, s.ByHash = []string{".gz"}, false
 			s.Final = final("main/binary-amd64/Packages.gz", func(b []byte) []byte { b[len(b)/2] ^= 1; return b })
 		},
 		want: "cannot open archive trixie: cannot fetch trixie main/binary-amd64/Packages.gz from URL/dists/trixie/main/binary-amd64/Packages.gz: not the file that the index names: SHA-256 is SUM, want SUM",
@@ -583,6 +583,30 @@ func TestMirrorChangesUnderTheRun(t *testing.T) {
 		if !strings.Contains(list(a), "trixie deb late 1 all\n") {
 			t.Errorf("by-hash %v: the new package is not there:\n%s", byHash, list(a))
 		}
+	}
+}
+
+// A proxy that keeps one compression of an index from before a mirror's update
+// does not matter while another one is what the Release file names.
+func TestOneCompressionIsOld(t *testing.T) {
+	a := testarchive.New(t)
+	for _, s := range a.Suites {
+		s.ByHash, s.Compressions = false, []string{".gz", ".xz"}
+	}
+	files, err := a.Render()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const name = "dists/trixie/main/binary-amd64/Packages.gz"
+	files[name] = append(files[name], 0)
+	srv := httptest.NewServer(testarchive.Handler(files))
+	defer srv.Close()
+	opened, err := archive.Open(t.Context(), options(t, a, srv.URL))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := list(opened); !strings.Contains(got, "trixie deb hello ") {
+		t.Errorf("the packages of the other compression are not there:\n%s", got)
 	}
 }
 

@@ -194,10 +194,11 @@ func (r *reader) parsed(key string) ([]deb.Package, error) {
 }
 
 // fetchIndex gets the index in the first compression that is listed and that
-// the mirror has, and tells which.
+// the mirror has as it is listed, and tells which. While a mirror is updated one
+// may be the old file and another the new one already.
 func (r *reader) fetchIndex(ctx context.Context, p pocket, rel *signed, name string) (file, string, error) {
 	dir := "dists/" + p.name + "/"
-	var errs []error
+	var said error
 	for _, ext := range compressions {
 		f, ok := rel.files[name+ext]
 		if !ok {
@@ -215,17 +216,18 @@ func (r *reader) fetchIndex(ctx context.Context, p pocket, rel *signed, name str
 		if err == nil {
 			return f, ext, nil
 		}
-		errs = append(errs, err)
-		if !isNotFound(err) && !r.o.Offline {
+		// A missing file says less than a wrong one.
+		if said == nil || isNotFound(said) {
+			said = err
+		}
+		if !lookChanged(err) && !r.o.Offline {
 			break
 		}
 	}
-	// The last one says most: a missing .gz does not matter if .xz is wrong.
-	err := errs[len(errs)-1]
-	if isNotFound(err) {
-		err = hint.New(err, hintChanged)
+	if isNotFound(said) {
+		said = hint.New(said, hintChanged)
 	}
-	return file{}, "", err
+	return file{}, "", said
 }
 
 // parse unpacks and reads an index. Its bytes are held against the digest of
