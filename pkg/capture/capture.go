@@ -60,26 +60,12 @@ func Run(ctx context.Context, o Options) (*image.Manifest, error) {
 		{Path: filepath.Join(o.Work, "system.img"), Size: systemSize, Serial: image.SystemDisk},
 		{Path: filepath.Join(o.Work, "image.img"), Size: outputSize, Serial: image.OutputDisk},
 	}
-	for _, d := range disks {
-		if err := os.Remove(d.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("cannot capture: %w", err)
-		}
-		defer func() { _ = os.Remove(d.Path) }()
-	}
 	kernel, initrd, err := boot(o)
 	if err != nil {
 		return nil, err
 	}
-	m, err := vm.Start(ctx, vm.Options{
-		Name: "capture", Dir: o.Work, Memory: o.Memory, CPUs: o.CPUs, Accel: o.Accel, QEMU: o.QEMU,
-		CDROM: o.ISO, Disks: disks, NoReboot: true, Kernel: kernel, Initrd: initrd,
-		Append: "DEBIAN_FRONTEND=text console=ttyS0 sci.capture=" + o.Manifest.Class + " --- quiet",
-	})
-	if err != nil {
-		return nil, err
-	}
-	defer m.Kill()
-	if err := follow(ctx, m, o.Progress); err != nil {
+	defer func() { _ = remove(disks) }()
+	if err := install(ctx, o, kernel, initrd, disks); err != nil {
 		return nil, hint.New(fmt.Errorf("cannot capture %s: %w", o.Manifest.Class, err), "see "+filepath.Join(o.Work, "capture.ttyS0.log"))
 	}
 	f, err := os.Open(disks[1].Path)
@@ -88,6 +74,53 @@ func Run(ctx context.Context, o Options) (*image.Manifest, error) {
 	}
 	defer func() { _ = f.Close() }()
 	return image.Make(ctx, image.MakeOptions{Disk: f, DiskSize: outputSize, Manifest: o.Manifest, Key: o.Key, Dir: o.Dir})
+}
+
+// boots is how often the machine is started. QEMU's emulation of two processors
+// now and then fails the kernel while that writes over its own code: QEMU 7.2,
+// "Oops: int3" in the fourth second, once in some forty captures.
+const boots = 3
+
+// errNoBoot is a kernel that gave up before the agent said a word: no disk has
+// been written to.
+var errNoBoot = errors.New("the kernel did not boot")
+
+func remove(disks []vm.Disk) error {
+	for _, d := range disks {
+		if err := os.Remove(d.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// install runs the machine until it has left the image's content on a disk.
+func install(ctx context.Context, o Options, kernel, initrd string, disks []vm.Disk) error {
+	for try := 1; ; try++ {
+		if err := remove(disks); err != nil {
+			return err
+		}
+		err := installOnce(ctx, o, kernel, initrd, disks)
+		if !errors.Is(err, errNoBoot) || try == boots {
+			return err
+		}
+		if o.Progress != nil {
+			o.Progress(err.Error() + "; started once more")
+		}
+	}
+}
+
+func installOnce(ctx context.Context, o Options, kernel, initrd string, disks []vm.Disk) error {
+	m, err := vm.Start(ctx, vm.Options{
+		Name: "capture", Dir: o.Work, Memory: o.Memory, CPUs: o.CPUs, Accel: o.Accel, QEMU: o.QEMU,
+		CDROM: o.ISO, Disks: disks, NoReboot: true, Kernel: kernel, Initrd: initrd,
+		Append: "DEBIAN_FRONTEND=text console=ttyS0 sci.capture=" + o.Manifest.Class + " --- quiet",
+	})
+	if err != nil {
+		return err
+	}
+	defer m.Kill()
+	return follow(ctx, m, o.Progress)
 }
 
 // boot takes kernel and initrd off the medium: QEMU boots them directly, with
@@ -135,7 +168,7 @@ var captured = regexp.MustCompile(`sci-agent: captured`)
 
 // follow reads the agent's lines until the machine powers off.
 func follow(ctx context.Context, m *vm.Machine, progress func(string)) error {
-	start := time.Now()
+	start, said := time.Now(), false
 	for {
 		line, err := m.Expect(ctx, marker)
 		if errors.Is(err, vm.ErrEnded) {
@@ -145,9 +178,13 @@ func follow(ctx context.Context, m *vm.Machine, progress func(string)) error {
 			return err
 		}
 		text := strings.TrimSpace(line.Groups[1])
+		if text == "" && !said {
+			return fmt.Errorf("%w: %s", errNoBoot, line.Text)
+		}
 		if text == "" {
 			return errors.New(line.Text)
 		}
+		said = true
 		if progress != nil {
 			progress(fmt.Sprintf("%6.0fs  %s", time.Since(start).Seconds(), text))
 		}
