@@ -45,7 +45,7 @@ iso-bookworm: build ## the same site on Debian 12
 	scripts/site-bookworm $(DIST)/bookworm
 	bin/sci-cd build $(DIST)/bookworm/site.yaml -o $(DIST)/sci-cd-bookworm-amd64.iso
 
-iso-image: iso ## the same site, installed from a golden image, which is captured in QEMU
+iso-image: deps iso ## the same site, installed from a golden image, which is captured in QEMU
 	DIST=$(DIST) scripts/iso-image
 
 # Ganeti waits longer there for its nodes: testdata/cluster/profiles.
@@ -64,14 +64,14 @@ test-unit: agent vet shellcheck ## unit tests: no network beyond loopback
 test-mirror: agent ## against the real archive
 	scripts/test-mirror
 
-test-iso: iso ## the real ISO, judged by xorriso, isoinfo, apt, sqv
+test-iso: deps iso ## the real ISO, judged by xorriso, isoinfo, apt, sqv
 	$(GO) test -tags realiso -run Real -count=1 -timeout 20m ./pkg/build
 
-test-boot: iso iso-bookworm ## boots the ISO to the installer in QEMU, every way
+test-boot: deps iso iso-bookworm ## boots the ISO to the installer in QEMU, every way
 	$(GO) test -tags qemu -count=1 -timeout 15m ./pkg/vm
 	scripts/test-boot
 
-test-install: iso ## installs a node in QEMU: BIOS and UEFI, no network
+test-install: deps iso ## installs a node in QEMU: BIOS and UEFI, no network
 	scripts/test-install
 
 test-cluster: iso-cluster ## installs the site's nodes in QEMU, until they are a cluster
@@ -80,13 +80,13 @@ test-cluster: iso-cluster ## installs the site's nodes in QEMU, until they are a
 test-cluster-faults: iso-cluster ## what goes wrong: power, cables, clocks, disks, nodes lost (ONLY=, SEED=)
 	scripts/test-cluster-faults
 
-reproduce: build ## two builds of one site, byte for byte
+reproduce: deps build ## two builds of one site, byte for byte
 	scripts/reproduce
 
 bench: build ## ratios, all taken in one run
 	scripts/bench
 
-bench-install: iso ## CPU and wall of a stock, a lean and an image installation; stock and lean compared
+bench-install: deps iso ## CPU and wall of a stock, a lean and an image installation; stock and lean compared
 	scripts/bench-install
 
 fuzz: ## each fuzz target for a short while
