@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -67,6 +68,7 @@ func (o Options) withDefaults() Options {
 type Archive struct {
 	releases []Release
 	packages []Package
+	notes    []string
 }
 
 // Release is one verified Release file.
@@ -108,8 +110,12 @@ func (p Package) Item() Item {
 	return Item{Name: p.Name + " " + p.Version, URLs: []string{p.URL()}, SHA256: p.SHA256, Size: p.Size}
 }
 
-// Releases returns the Release files in the order main, updates, security.
+// Releases returns the Release files in the order main, updates, security; main
+// may be two.
 func (a *Archive) Releases() []Release { return a.releases }
+
+// Notes returns what a person should know of the mirrors.
+func (a *Archive) Notes() []string { return a.notes }
 
 // Packages returns all packages by pocket, component, kind and place in the
 // index. A file that several pockets hold is there once, from the first.
@@ -118,15 +124,22 @@ func (a *Archive) Packages() []Package { return a.packages }
 // pocket is one directory below dists/ and the mirror that has it.
 type pocket struct {
 	name, base string
+	// dir is the directory, where it is not called by name: a suite's other name.
+	dir string
 	// required says that all components have to be there. The other pockets
 	// of a young release may lack some.
 	required bool
-	// udebs says that the installer's packages are read too. Like d-i we take
-	// them from the main pocket alone, where they fit the installer's kernel;
-	// the ones that the security builds leave behind are not even kept
-	// consistent by all mirrors.
-	udebs bool
+	// kinds are the kinds of packages to read. Like d-i we take udebs from the
+	// main pocket alone, where they fit the installer's kernel; the ones that
+	// the security builds leave behind are not even kept consistent by all
+	// mirrors.
+	kinds []Kind
 }
+
+// path is the pocket's directory on the mirror.
+func (p pocket) path() string { return "dists/" + p.directory() + "/" }
+
+func (p pocket) directory() string { return cmp.Or(p.dir, p.name) }
 
 // Open reads and verifies the pockets of one codename: CODENAME,
 // CODENAME-updates and CODENAME-security. Udebs come from the first alone.
@@ -183,12 +196,12 @@ func (o Options) check() error {
 }
 
 func (o Options) pockets() []pocket {
-	list := []pocket{{o.Codename, o.Main, true, true}}
+	list := []pocket{{name: o.Codename, base: o.Main, required: true, kinds: []Kind{Deb, Udeb}}}
 	if o.Updates != None {
-		list = append(list, pocket{o.Codename + "-updates", o.Updates, false, false})
+		list = append(list, pocket{name: o.Codename + "-updates", base: o.Updates, kinds: []Kind{Deb}})
 	}
 	if o.Security != None {
-		list = append(list, pocket{o.Codename + "-security", o.Security, false, false})
+		list = append(list, pocket{name: o.Codename + "-security", base: o.Security, kinds: []Kind{Deb}})
 	}
 	return list
 }
@@ -209,7 +222,8 @@ func assemble(found []contents) *Archive {
 		}
 	}
 	for _, c := range found {
-		a.releases = append(a.releases, c.release)
+		a.releases = append(a.releases, c.releases...)
+		a.notes = append(a.notes, c.notes...)
 		for _, p := range c.packages {
 			if had, several := first[p.SHA256]; several {
 				if had {

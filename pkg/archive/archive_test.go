@@ -610,6 +610,98 @@ func TestOneCompressionIsOld(t *testing.T) {
 	}
 }
 
+// Partial mirrors update the installer's packages late: dists/trixie is new but
+// for them, dists/stable as old as they are.
+func TestOldUdebs(t *testing.T) {
+	const index = "dists/trixie/main/debian-installer/binary-amd64/Packages"
+	const wrong = "cannot fetch trixie main/debian-installer/binary-amd64/Packages.gz"
+	for _, tt := range []struct {
+		summary string
+		change  func(stable *testarchive.Suite, files map[string][]byte)
+		want    string // of the error
+	}{
+		{"whole under the other name", nil, ""},
+		{"not there", func(s *testarchive.Suite, _ map[string][]byte) { s.Dir = "elsewhere" }, wrong},
+		{"of another key", func(s *testarchive.Suite, _ map[string][]byte) { s.Key = testarchive.New(t).Key }, wrong},
+		{"not signed", func(s *testarchive.Suite, _ map[string][]byte) { s.Key = nil }, wrong},
+		{"of another release", func(s *testarchive.Suite, _ map[string][]byte) { s.Codename = "bookworm" }, wrong},
+		{"expired", func(s *testarchive.Suite, _ map[string][]byte) { s.ValidUntil = s.Date.Add(time.Hour) }, wrong},
+		{"altered", func(s *testarchive.Suite, _ map[string][]byte) {
+			s.Final = func(path string, data []byte) []byte {
+				if strings.Contains(path, "debian-installer") {
+					return append(data, 0)
+				}
+				return data
+			}
+		}, wrong},
+		{"debs are old, too", func(_ *testarchive.Suite, files map[string][]byte) {
+			for _, ext := range []string{"", ".gz", ".xz"} {
+				files["dists/trixie/main/binary-amd64/Packages"+ext] = []byte("old")
+			}
+		}, "cannot fetch trixie main/binary-amd64/Packages.gz"},
+	} {
+		t.Run(tt.summary, func(t *testing.T) {
+			a := testarchive.New(t)
+			now := a.Suite("trixie")
+			then := *now
+			then.Dir = "stable"
+			now.Date, now.Version, now.ByHash = now.Date.Add(time.Hour), "13.8", false
+			now.Packages = append(now.Packages[:len(now.Packages)-1:len(now.Packages)-1], testarchive.Deb("late", "1", "all"))
+			newer := testarchive.Deb("hello-udeb", "2.10-6", "amd64")
+			newer.Udeb = true
+			now.Packages = append(now.Packages, newer)
+			tampered := make(map[string][]byte)
+			if tt.change != nil {
+				tt.change(&then, tampered)
+			}
+			a.Suites = append(a.Suites, &then)
+			files, err := a.Render()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for name, data := range tampered {
+				files[name] = data
+			}
+			for _, ext := range []string{"", ".gz", ".xz"} {
+				files[index+ext] = []byte("as it was before the update")
+			}
+			srv := httptest.NewServer(testarchive.Handler(files))
+			defer srv.Close()
+			o := options(t, a, srv.URL)
+			for _, how := range []string{"cold", "warm", "offline"} {
+				o.Offline = how == "offline"
+				opened, err := archive.Open(t.Context(), o)
+				if tt.want != "" {
+					if !o.Offline && (err == nil || !strings.Contains(err.Error(), tt.want)) || err == nil {
+						t.Errorf("%s: %v, want %q", how, err, tt.want)
+					}
+					continue
+				}
+				if err != nil {
+					t.Fatalf("%s: %v", how, err)
+				}
+				got := list(opened)
+				for _, line := range []string{"trixie deb late 1 all\n", "stable udeb hello-udeb 2.10-5 amd64\n"} {
+					if !strings.Contains(got, line) {
+						t.Errorf("%s: no %q in\n%s", how, line, got)
+					}
+				}
+				var pockets []string
+				for _, r := range opened.Releases() {
+					pockets = append(pockets, r.Pocket+" "+r.Version)
+				}
+				if d := cmp.Diff([]string{"trixie 13.8", "stable 13.7", "trixie-updates 13-updates", "trixie-security 13"}, pockets); d != "" {
+					t.Errorf("%s: releases (-want +got):\n%s", how, d)
+				}
+				const note = `the mirror does not have the installer's packages of trixie 13.8; taken as of trixie 13.7, which it has as "stable"`
+				if d := cmp.Diff([]string{note}, opened.Notes()); d != "" {
+					t.Errorf("%s: notes (-want +got):\n%s", how, d)
+				}
+			}
+		})
+	}
+}
+
 // Like apt we do not go back to an older Release file of the same mirror.
 func TestOlderReleaseIsNotTaken(t *testing.T) {
 	ta := testarchive.New(t)

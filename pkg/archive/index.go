@@ -30,8 +30,9 @@ type reader struct {
 
 // contents is what a pocket holds.
 type contents struct {
-	release  Release
+	releases []Release // one, or two as in withOlderUdebs
 	packages []Package
+	notes    []string
 }
 
 // index is one Packages file.
@@ -49,13 +50,49 @@ const changes = 2
 func (r *reader) readPocket(ctx context.Context, p pocket) (contents, error) {
 	for try := 0; ; try++ {
 		c, err := r.readPocketOnce(ctx, p)
-		if err == nil || r.o.Offline || !lookChanged(err) || try == changes {
+		if err == nil || !r.o.Offline && !lookChanged(err) {
 			return c, err
+		}
+		if r.o.Offline || try == changes {
+			return r.withOlderUdebs(ctx, p, err)
 		}
 		if err := sleep(ctx, min(r.o.Backoff<<try, maxPause)); err != nil {
 			return c, err
 		}
 	}
+}
+
+// withOlderUdebs reads a pocket whose debs are what its Release file names, and
+// whose udebs are not: partial mirrors look after debian-installer last, if at
+// all. The udebs then come from the state before, where the mirror still has it
+// whole under the suite's other name (trixie is stable): signed too, of the same
+// codename, and recorded beside the other Release file. Debs never do. It
+// returns the given error where that is no way.
+func (r *reader) withOlderUdebs(ctx context.Context, p pocket, cause error) (contents, error) {
+	if !slices.Equal(p.kinds, []Kind{Deb, Udeb}) {
+		return contents{}, cause
+	}
+	debs, udebs := p, p
+	debs.kinds, udebs.kinds = []Kind{Deb}, []Kind{Udeb}
+	c, err := r.readPocketOnce(ctx, debs)
+	if err != nil {
+		return contents{}, cause
+	}
+	now := c.releases[0]
+	if !isName(now.Suite) || now.Suite == p.name {
+		return contents{}, cause
+	}
+	udebs.dir = now.Suite
+	older, err := r.readPocketOnce(ctx, udebs)
+	if err != nil {
+		return contents{}, cause
+	}
+	then := older.releases[0]
+	c.releases = append(c.releases, then)
+	c.packages = append(c.packages, older.packages...)
+	c.notes = append(c.notes, fmt.Sprintf("the mirror does not have the installer's packages of %s %s; taken as of %s %s, which it has as %q",
+		p.name, now.Version, p.name, then.Version, udebs.dir))
+	return c, nil
 }
 
 // lookChanged tells whether an index is gone or another one, as when a mirror
@@ -89,18 +126,21 @@ func (r *reader) readPocketOnce(ctx context.Context, p pocket) (contents, error)
 	if err := joinErrors(errs); err != nil {
 		return contents{}, err
 	}
-	c := contents{release: Release{
-		Pocket: p.name, Suite: rel.suite, Codename: rel.codename, Version: rel.version,
+	c := contents{releases: []Release{{
+		Pocket: p.directory(), Suite: rel.suite, Codename: rel.codename, Version: rel.version,
 		SHA256: rel.sum, Date: rel.date, ValidUntil: rel.validUntil, URL: rel.url,
-	}}
+	}}}
 	for i, x := range indexes {
 		c.packages = slices.Grow(c.packages, len(found[i]))
 		for j := range found[i] {
-			c.packages = append(c.packages, Package{&found[i][j], p.name, x.kind, p.base})
+			c.packages = append(c.packages, Package{&found[i][j], p.directory(), x.kind, p.base})
 		}
 	}
 	return c, nil
 }
+
+// dirOf is where a component has the indexes of a kind.
+var dirOf = map[Kind]string{Deb: "", Udeb: "debian-installer/"}
 
 // indexes lists the indexes to read. binary-all is one of them only where the
 // archive says that it is not contained in binary-ARCH.
@@ -111,23 +151,16 @@ func (r *reader) indexes(p pocket, rel *signed) ([]index, error) {
 		archs = append(archs, "all")
 	}
 	for _, component := range r.o.Components {
-		n := len(list)
-		for _, arch := range archs {
-			x := index{component, Deb, component + "/binary-" + arch + "/Packages"}
-			if rel.lists(x.path) {
-				list = append(list, x)
+		for _, kind := range p.kinds {
+			n := len(list)
+			for _, arch := range archs {
+				x := index{component, kind, component + "/" + dirOf[kind] + "binary-" + arch + "/Packages"}
+				if rel.lists(x.path) {
+					list = append(list, x)
+				}
 			}
-		}
-		if n == len(list) && p.required {
-			return nil, hint.New(fmt.Errorf("the archive lists no %s/binary-%s/Packages", component, r.o.Arch), hintMirror)
-		}
-		if !p.udebs {
-			continue
-		}
-		for _, arch := range archs {
-			x := index{component, Udeb, component + "/debian-installer/binary-" + arch + "/Packages"}
-			if rel.lists(x.path) {
-				list = append(list, x)
+			if n == len(list) && p.required && kind == Deb {
+				return nil, hint.New(fmt.Errorf("the archive lists no %s/binary-%s/Packages", component, r.o.Arch), hintMirror)
 			}
 		}
 	}
@@ -159,7 +192,7 @@ func (r *reader) readIndex(ctx context.Context, p pocket, rel *signed, name stri
 	if err != nil {
 		return nil, err
 	}
-	where := show(join(p.base, "dists/"+p.name+"/"+name+ext))
+	where := show(join(p.base, p.path()+name+ext))
 	pkgs, err := r.parse(got, ext, rel, name)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", where, err)
@@ -197,7 +230,7 @@ func (r *reader) parsed(key string) ([]deb.Package, error) {
 // the mirror has as it is listed, and tells which. While a mirror is updated one
 // may be the old file and another the new one already.
 func (r *reader) fetchIndex(ctx context.Context, p pocket, rel *signed, name string) (file, string, error) {
-	dir := "dists/" + p.name + "/"
+	dir := p.path()
 	var said error
 	for _, ext := range compressions {
 		f, ok := rel.files[name+ext]
@@ -207,7 +240,7 @@ func (r *reader) fetchIndex(ctx context.Context, p pocket, rel *signed, name str
 		if f.size > maxIndex {
 			return file{}, "", fmt.Errorf("%s: %s has %d bytes, over the limit of %d", show(rel.url), name+ext, f.size, maxIndex)
 		}
-		it := Item{Name: p.name + " " + name + ext, SHA256: f.sum, Size: f.size}
+		it := Item{Name: p.directory() + " " + name + ext, SHA256: f.sum, Size: f.size}
 		if rel.byHash {
 			it.URLs = append(it.URLs, join(p.base, dir+path.Dir(name)+"/by-hash/SHA256/"+f.sum))
 		}

@@ -128,7 +128,7 @@ type signed struct {
 // it stays with the newest file that it has seen at a mirror: an older one may
 // be an attack, and at best is a mirror that is behind.
 func (r *reader) readRelease(ctx context.Context, p pocket) (*signed, error) {
-	dir := "dists/" + p.name + "/"
+	dir := p.path()
 	inRelease := join(p.base, dir+"InRelease")
 	got, data, err := r.fetchRelease(ctx, p, dir, inRelease)
 	if err != nil {

@@ -150,6 +150,9 @@ func MakePlan(ctx context.Context, o Options) (*Plan, error) {
 	if err != nil {
 		return nil, &ArchiveError{err}
 	}
+	for _, n := range a.Notes() {
+		o.note("%s", n)
+	}
 	p, err := newPlanner(o, a)
 	if err != nil {
 		return nil, err
