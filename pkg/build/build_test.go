@@ -27,6 +27,7 @@ import (
 	"github.com/skycover/sci-cd/pkg/hint"
 	"github.com/skycover/sci-cd/pkg/iso"
 	"github.com/skycover/sci-cd/pkg/lock"
+	"github.com/skycover/sci-cd/pkg/media"
 	"github.com/skycover/sci-cd/pkg/profile"
 	"github.com/skycover/sci-cd/pkg/site"
 	"github.com/skycover/sci-cd/pkg/verify"
@@ -398,6 +399,47 @@ func TestPartialMirror(t *testing.T) {
 	_ = os.Remove(filepath.Join(b.dir, "sci.lock"))
 	without("libmd0")
 	b.fails("cannot find libmd0 in the archive; it is needed for the installer", "does it carry debian-installer?")
+}
+
+// TestLateUdebs guards that the medium is of the release that it installs, where
+// the mirror has the installer's packages of the one before only.
+func TestLateUdebs(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	now := b.archive.Suite("trixie")
+	then := *now
+	then.Dir, then.Version = "stable", "13.6"
+	now.Version, now.ByHash = "13.7", false
+	b.archive.Suites = append(b.archive.Suites, &then)
+	b.render()
+	for _, ext := range []string{"", ".gz"} {
+		b.files["dists/trixie/main/debian-installer/binary-amd64/Packages"+ext] = []byte("as it was")
+	}
+	r := b.build()
+	want := []string{`the mirror does not have the installer's packages of trixie 13.7; taken as of trixie 13.6, which it has as "stable"`}
+	if diff := cmp.Diff(want, b.notes); diff != "" {
+		t.Errorf("notes (-want +got):\n%s", diff)
+	}
+	data, err := os.ReadFile(filepath.Join(b.dir, "sci.lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{"pocket stable stable 13.6 ", "pocket trixie stable 13.7 "} {
+		if !strings.Contains(string(data), line) {
+			t.Errorf("the lock has no line %q", line)
+		}
+	}
+	_, _, img := openISO(t, r.Output)
+	medium, err := media.ReadManifest(img.FS())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if medium.Version != "13.7" {
+		t.Errorf("the medium is of %s, want 13.7", medium.Version)
+	}
+	if again := b.build(); again.SHA256 != r.SHA256 {
+		t.Error("the second build gave other bytes")
+	}
 }
 
 // TestOtherKernel guards that the installer's kernel and its modules are of one

@@ -67,8 +67,8 @@ func makeRepository(o Options, l *lock.Lock, files map[string]string, agent repo
 		})
 	}
 	return repo.Build(repo.Options{
-		Origin: "SCI-CD", Label: o.Site.Name, Suite: l.Releases[0].Suite, Codename: l.Codename, Version: l.Releases[0].Version,
-		Description: "Debian " + l.Releases[0].Version + ", what site " + o.Site.Name + " needs of it", Arch: arch,
+		Origin: "SCI-CD", Label: o.Site.Name, Suite: l.Main().Suite, Codename: l.Codename, Version: l.Main().Version,
+		Description: "Debian " + l.Main().Version + ", what site " + o.Site.Name + " needs of it", Arch: arch,
 		Packages: packages, Key: key, Time: when,
 		Control: func(p repo.Package) (deb.Control, error) { return cachedControl(o, p) },
 	})
@@ -154,7 +154,7 @@ func packTar(t *tree.Tree, when time.Time) ([]byte, error) {
 func manifest(o Options, l *lock.Lock, classes []*profile.Selection, images map[string]*image.Manifest, agent repo.Package, key *pgp.Key, b *boot, when time.Time) media.Manifest {
 	m := media.Manifest{
 		Format: 1, Builder: "sci-cd " + o.Version, Site: o.Site.Name, Domain: o.Site.Domain,
-		Codename: l.Codename, Version: l.Releases[0].Version, Arch: arch, Kernel: b.abi,
+		Codename: l.Codename, Version: l.Main().Version, Arch: arch, Kernel: b.abi,
 		Unattended: o.Site.Unattended, Consoles: o.Site.Console, Time: when,
 		LockSHA256: digest(l.Bytes()), Fingerprint: key.Fingerprint(), Networks: make(map[string]string),
 	}

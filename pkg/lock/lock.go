@@ -83,6 +83,17 @@ func (l *Lock) Time() time.Time {
 	return newest.UTC()
 }
 
+// Main is the Release file of the main pocket, the one that the system is
+// installed from. There may be one more of it, of the installer's packages.
+func (l *Lock) Main() Release {
+	for _, r := range l.Releases {
+		if r.Pocket == l.Codename {
+			return r
+		}
+	}
+	return Release{}
+}
+
 // Check returns an error if the lock was made for other inputs.
 func (l *Lock) Check(inputs string) error {
 	if l.Inputs == inputs {

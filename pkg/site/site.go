@@ -127,8 +127,29 @@ type Disk struct {
 	Wipe    bool   `yaml:"wipe" json:"wipe,omitempty" default:"false" doc:"true: install even on a disk that holds data, and lose it. Without it, only an empty disk is taken."`
 }
 
-// NodeRole is the role of the machines that form the cluster.
-const NodeRole = "node"
+// Roles that mean more than a list of packages.
+const (
+	// NodeRole is that of the machines that form the cluster.
+	NodeRole = "node"
+	// ServiceRole is that of the virtual machine that serves the site.
+	ServiceRole = "service"
+	// InstanceRole is that of virtual machines that an admin makes in the
+	// cluster. No host of a site file has it.
+	InstanceRole = "instance"
+)
+
+// Service is the cluster's service machine, nil if the site has none.
+func (s *Site) Service() *Host {
+	if s.Cluster == nil {
+		return nil
+	}
+	for i := range s.Hosts {
+		if h := &s.Hosts[i]; h.Role == ServiceRole && h.Virtual {
+			return h
+		}
+	}
+	return nil
+}
 
 // Nodes are the hosts that form the cluster, in the order of the file; none
 // where the site has no cluster. The first one forms it.
