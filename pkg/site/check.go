@@ -67,6 +67,8 @@ func (c *checker) site() {
 	c.networks()
 	c.hosts()
 	c.cluster()
+	c.service()
+	c.dhcp()
 	c.unique("packages", s.Packages, "package")
 	c.unique("profiles", s.Profiles, "profile")
 	c.dir("profileDir", s.ProfileDir)

@@ -28,6 +28,7 @@ type Site struct {
 	Root       Root               `yaml:"root" json:"root,omitzero" doc:"Who may log in as root. Empty: the account is locked."`
 	Networks   map[string]Network `yaml:"networks" json:"networks,omitempty" need:"yes" hint:"write networks: {lan: {subnet: 192.168.50.0/24}}, with your own addresses" doc:"The site's networks by name. A network's name is also the name of its bridge on the nodes. lan is required, backbone carries storage and cluster traffic."`
 	Cluster    *Cluster           `yaml:"cluster" json:"cluster,omitempty" doc:"The Ganeti cluster that the nodes form."`
+	DHCP       DHCP               `yaml:"dhcp" json:"dhcp,omitzero" doc:"DHCP with DNS updates, served by the cluster's service machine in the network lan."`
 	Hosts      []Host             `yaml:"hosts" json:"hosts,omitempty" need:"yes" hint:"list at least one machine with name, role, match and addresses" doc:"The machines of the site."`
 	Packages   []string           `yaml:"packages" json:"packages,omitempty" doc:"Extra Debian packages for every host."`
 	Profiles   []string           `yaml:"profiles" json:"profiles,omitempty" doc:"Extra profiles for every host."`
@@ -77,6 +78,14 @@ type Cluster struct {
 	CPU        string     `yaml:"cpu" json:"cpu,omitempty" pattern:"cpu" doc:"CPU model that instances see, as QEMU names it. Empty: Westmere or Nehalem, whichever all nodes have when the cluster is formed, so that instances can move between unequal nodes."`
 	Metrics    bool       `yaml:"metrics" json:"metrics,omitempty" default:"false" doc:"true: every host shows its state in Prometheus's text format, http://ADDRESS:9198/metrics, at its address in backbone, or in lan if it has none there. Whoever reaches that address may read it."`
 	DRBD       DRBD       `yaml:"drbd" json:"drbd,omitzero" doc:"How disks are replicated."`
+}
+
+// DHCP is the service machine's DHCP server, installed everywhere where there is
+// such a machine, and off unless enabled.
+type DHCP struct {
+	Enabled bool       `yaml:"enabled" json:"enabled,omitempty" default:"false" doc:"true: the service machine answers DHCP in lan. The names of who gets a lease appear in DNS and leave it with the lease."`
+	From    netip.Addr `yaml:"from" json:"from,omitzero" pattern:"address" doc:"The first address that is leased. Required where DHCP is enabled."`
+	To      netip.Addr `yaml:"to" json:"to,omitzero" pattern:"address" doc:"The last address that is leased. Required where DHCP is enabled. No address of the site may lie between the two."`
 }
 
 // DRBD is how disks are replicated between two nodes.
@@ -149,6 +158,16 @@ func (s *Site) Service() *Host {
 		}
 	}
 	return nil
+}
+
+// ServiceAliases are the names, without the domain, by which machines ask the
+// service machine for what it serves; none where the site has no such machine.
+func (s *Site) ServiceAliases() []string {
+	h := s.Service()
+	if h == nil {
+		return nil
+	}
+	return slices.DeleteFunc([]string{"apt", "ntp", "puppet", "sci"}, func(a string) bool { return a == h.Name })
 }
 
 // Nodes are the hosts that form the cluster, in the order of the file; none
