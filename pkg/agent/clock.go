@@ -64,6 +64,9 @@ func (n *Node) timeFiles(k keeper) (files []file, stale []string) {
 		} else {
 			stale = append(stale, k.cluster)
 		}
+		if n.serves() {
+			files = append(files, file{chronyService, rendered("time") + n.chronyAllow(), 0o644})
+		}
 	}
 	if len(servers) == 0 {
 		return files, append(stale, k.file)
@@ -88,6 +91,18 @@ func (n *Node) chronyCluster() string {
 	return "# Where no server can be reached, the nodes agree among themselves: chrony.conf(5), orphan.\n" +
 		"local stratum 10 orphan\n" +
 		"allow " + n.Site.Networks[lan].Subnet.String() + "\n"
+}
+
+// chronyService is chrony's file on the service machine, which others ask.
+const chronyService = "etc/chrony/conf.d/sci-service.conf"
+
+// chronyAllow lets the site's networks ask for the time.
+func (n *Node) chronyAllow() string {
+	var b strings.Builder
+	for _, network := range n.Site.NetworkNames() {
+		b.WriteString("allow " + n.Site.Networks[network].Subnet.String() + "\n")
+	}
+	return b.String()
 }
 
 // timeDone reports whether the installed time keeper runs, at boot too, and

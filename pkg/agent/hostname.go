@@ -60,17 +60,26 @@ func (n *Node) hosts(old []byte) string {
 	var b strings.Builder
 	b.WriteString(hostsBegin + "\n")
 	ours := make(map[string]bool)
-	add := func(a netip.Addr, name string) {
-		if a.IsValid() {
-			fmt.Fprintf(&b, "%s\t%s %s\n", a, n.Site.FQDN(name), name)
+	add := func(a netip.Addr, names ...string) {
+		var line []string
+		for _, name := range names {
+			line = append(line, n.Site.FQDN(name), name)
+			ours[name], ours[n.Site.FQDN(name)] = true, true
 		}
-		ours[name], ours[n.Site.FQDN(name)] = true, true
+		if a.IsValid() {
+			fmt.Fprintf(&b, "%s\t%s\n", a, strings.Join(line, " "))
+		}
 	}
+	service := n.Site.Service()
 	if c := n.Site.Cluster; c != nil {
 		add(c.Address, c.Name)
 	}
-	for _, h := range n.Site.Hosts {
-		add(h.Addresses["lan"], h.Name)
+	for i := range n.Site.Hosts {
+		names := []string{n.Site.Hosts[i].Name}
+		if &n.Site.Hosts[i] == service {
+			names = append(names, n.Site.ServiceAliases()...) // so that nothing waits for DNS
+		}
+		add(n.Site.Hosts[i].Addresses["lan"], names...)
 	}
 	b.WriteString(hostsEnd + "\n")
 	rest := otherHosts(old, ours)

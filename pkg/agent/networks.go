@@ -223,16 +223,15 @@ func (n *Node) bridgeNetwork(w wire, all []wire) string {
 		if v.bridge() != w.network {
 			continue
 		}
-		net := n.Site.Networks[v.network]
 		fmt.Fprintf(&b, "Address=%s\n", n.address(v.network))
-		if net.Gateway.IsValid() {
-			fmt.Fprintf(&b, "Gateway=%s\n", net.Gateway)
-		}
-		for _, a := range net.DNS {
-			fmt.Fprintf(&b, "DNS=%s\n", a)
+		if g := n.Site.Networks[v.network].Gateway; g.IsValid() {
+			fmt.Fprintf(&b, "Gateway=%s\n", g)
 		}
 	}
 	if w.network == "lan" {
+		for _, a := range n.nameservers() {
+			fmt.Fprintf(&b, "DNS=%s\n", a)
+		}
 		fmt.Fprintf(&b, "Domains=%s\n", n.Site.Domain)
 	}
 	return b.String()
@@ -248,17 +247,52 @@ func (n *Node) resolvConf() (file, bool) {
 	if info, err := os.Lstat(n.path(name)); err == nil && info.Mode()&os.ModeSymlink != 0 && n.exists(name) {
 		return file{}, false
 	}
-	var servers []string
-	for _, network := range n.networkNames() {
-		for _, a := range n.Site.Networks[network].DNS {
-			servers = append(servers, "nameserver "+a.String()+"\n")
-		}
-	}
+	servers := n.nameservers()
 	if len(servers) == 0 {
 		return file{}, false
 	}
-	servers = servers[:min(len(servers), maxNameservers)]
-	return file{name, rendered("networks") + "search " + n.Site.Domain + "\n" + strings.Join(servers, ""), 0o644}, true
+	text := rendered("networks") + "search " + n.Site.Domain + "\n"
+	for _, a := range servers {
+		text += "nameserver " + a.String() + "\n"
+	}
+	if n.Site.Service() != nil {
+		// A node asks although the service machine may be down, as long as the node
+		// itself has not started it: one second lost, not the usual five. The
+		// names of the site are in /etc/hosts.
+		text += "options timeout:1 attempts:2\n"
+	}
+	return file{name, text, 0o644}, true
+}
+
+// nameservers are whom this machine asks: the service machine, which knows the
+// site's names and leases, then the name servers of the networks it is in.
+func (n *Node) nameservers() []netip.Addr {
+	var list []netip.Addr
+	switch h := n.Site.Service(); {
+	case h == nil:
+	case h.Name == n.Host.Name:
+		list = append(list, netip.AddrFrom4([4]byte{127, 0, 0, 1}))
+	default:
+		list = append(list, h.Addresses[lan])
+	}
+	for _, network := range n.networkNames() {
+		for _, a := range n.Site.Networks[network].DNS {
+			if !slices.Contains(list, a) && !n.own(a) {
+				list = append(list, a)
+			}
+		}
+	}
+	return list[:min(len(list), maxNameservers)]
+}
+
+// own reports whether an address is this machine's.
+func (n *Node) own(a netip.Addr) bool {
+	for _, b := range n.Host.Addresses {
+		if a == b {
+			return true
+		}
+	}
+	return false
 }
 
 const (

@@ -30,6 +30,8 @@ type Node struct {
 	// Probe asks a network for the machine that has an address, see probeARP; nil
 	// is that.
 	Probe func(ctx context.Context, bridge string, a netip.Addr) (mac string, err error)
+	// Ask sends a DNS query over UDP and returns the reply; nil is the network's own.
+	Ask func(ctx context.Context, server netip.AddrPort, query []byte) ([]byte, error)
 	// Uptime is the boot and how long it has lasted; nil asks the kernel.
 	Uptime func() (boot string, up time.Duration, err error)
 	// Version is the agent's.

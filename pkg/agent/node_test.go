@@ -315,7 +315,7 @@ func TestHostname(t *testing.T) {
 192.168.50.10	cluster.lab.example cluster
 192.168.50.11	node1.lab.example node1
 192.168.50.12	node2.lab.example node2
-192.168.50.2	sci.lab.example sci
+192.168.50.2	sci.lab.example sci apt.lab.example apt ntp.lab.example ntp puppet.lab.example puppet
 # END sci-agent
 127.0.0.1	localhost
 
@@ -347,7 +347,7 @@ func TestHostsWithoutAFile(t *testing.T) {
 192.168.50.10	cluster.lab.example cluster
 192.168.50.11	node1.lab.example node1
 192.168.50.12	node2.lab.example node2
-192.168.50.2	sci.lab.example sci
+192.168.50.2	sci.lab.example sci apt.lab.example apt ntp.lab.example ntp puppet.lab.example puppet
 # END sci-agent
 127.0.0.1	localhost
 ::1	localhost ip6-localhost ip6-loopback
@@ -381,10 +381,10 @@ func TestNetworks(t *testing.T) {
 	}
 	m.wantFile(networkDir+"10-sci-lan.netdev", head+"[NetDev]\nName=lan\nKind=bridge\nMACAddress=52:54:00:5c:1c:01\n\n[Bridge]\nSTP=no\nForwardDelaySec=0\n")
 	m.wantFile(networkDir+"10-sci-lan-port.network", head+"[Match]\nPermanentMACAddress=52:54:00:5c:1c:01\nType=ether\n\n[Link]\nRequiredForOnline=no\n\n[Network]\nBridge=lan\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n")
-	m.wantFile(networkDir+"10-sci-lan.network", head+"[Match]\nName=lan\n\n[Link]\nRequiredForOnline=no-carrier\n\n[Network]\nConfigureWithoutCarrier=yes\nIPv6AcceptRA=no\nAddress=192.168.50.11/24\nGateway=192.168.50.1\nDNS=192.168.50.1\nDomains=lab.example\n")
+	m.wantFile(networkDir+"10-sci-lan.network", head+"[Match]\nName=lan\n\n[Link]\nRequiredForOnline=no-carrier\n\n[Network]\nConfigureWithoutCarrier=yes\nIPv6AcceptRA=no\nAddress=192.168.50.11/24\nGateway=192.168.50.1\nDNS=192.168.50.2\nDNS=192.168.50.1\nDomains=lab.example\n")
 	m.wantFile(networkDir+"10-sci-backbone-port.network", head+"[Match]\nPermanentMACAddress=52:54:00:5c:1c:02\nType=ether\n\n[Link]\nRequiredForOnline=no\n\n[Network]\nBridge=backbone\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n")
 	m.wantFile(networkDir+"10-sci-backbone.network", head+"[Match]\nName=backbone\n\n[Link]\nRequiredForOnline=no-carrier\n\n[Network]\nConfigureWithoutCarrier=yes\nIPv6AcceptRA=no\nAddress=10.101.200.11/24\n")
-	m.wantFile("etc/resolv.conf", head+"search lab.example\nnameserver 192.168.50.1\n")
+	m.wantFile("etc/resolv.conf", head+"search lab.example\nnameserver 192.168.50.2\nnameserver 192.168.50.1\noptions timeout:1 attempts:2\n")
 	m.wantFile("etc/network/interfaces", head+"# systemd-networkd configures the network, see /etc/systemd/network. The file as it was: /etc/network/interfaces.before-sci\nauto lo\niface lo inet loopback\n")
 	m.wantFile("etc/network/interfaces.before-sci", "source /etc/network/interfaces.d/*\nauto lo\niface lo inet loopback\nallow-hotplug enp1s0\niface enp1s0 inet dhcp\n")
 	if m.node.exists(networkDir+"10-sci-old.network") || !m.node.exists(networkDir+"20-admin.network") {
@@ -463,7 +463,7 @@ func TestResolvConfOfAnother(t *testing.T) {
 	if err := m.step("networks"); err != nil {
 		t.Fatal(err)
 	}
-	m.wantFile("etc/resolv.conf", head+"search lab.example\nnameserver 192.168.50.1\n")
+	m.wantFile("etc/resolv.conf", head+"search lab.example\nnameserver 192.168.50.2\nnameserver 192.168.50.1\noptions timeout:1 attempts:2\n")
 }
 
 func TestWires(t *testing.T) {
