@@ -173,8 +173,11 @@ func (n *Node) dhcpConf() object {
 		"lease-database": object{"type": "memfile", "lfc-interval": 3600},
 		"authoritative":  true, // one DHCP server in lan: a client with another network's address learns so
 		"valid-lifetime": 3600, "renew-timer": 900, "rebind-timer": 1800,
-		"subnet4":   []object{subnet},
-		"dhcp-ddns": object{"enable-updates": true, "server-ip": loopback().String(), "server-port": keaDDNSPort},
+		"subnet4": []object{subnet},
+		"dhcp-ddns": object{
+			"enable-updates": true, "server-ip": loopback().String(), "server-port": keaDDNSPort,
+			"sender-ip": loopback().String(), // else it hears the whole network
+		},
 		// Names go into DNS whatever a client thinks of doing itself.
 		"ddns-send-updates": true, "ddns-override-no-update": true, "ddns-override-client-update": true,
 		"ddns-qualifying-suffix": domain + ".", "ddns-replace-client-name": "when-not-present",

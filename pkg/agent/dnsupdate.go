@@ -131,7 +131,7 @@ func (n *Node) differences(ctx context.Context, z zone, old ledger) ([]string, e
 	}
 	// Behind the additions: a zone does not give up its last name server.
 	for _, r := range old.zones[z.origin] {
-		if !slices.Contains(z.records, r) {
+		if !slices.ContainsFunc(z.records, func(now record) bool { return replaces(now, r) }) {
 			lines = append(lines, fmt.Sprintf("update delete %s %s %s", r.name, r.kind, r.data))
 		}
 	}
@@ -149,6 +149,12 @@ func (n *Node) differences(ctx context.Context, z zone, old ledger) ([]string, e
 		lines = append(lines, fmt.Sprintf("update add %s %d SOA %s", z.origin, zoneTTL, soa(n.Site, later(last, last))))
 	}
 	return lines, nil
+}
+
+// replaces reports whether an earlier record is the same or has gone with the claim
+// of a present one.
+func replaces(now, old record) bool {
+	return now == old || now.name == old.name && now.kind == old.kind && now.kind != "NS"
 }
 
 // answered reports whether named has a record as the site file says. The admin
