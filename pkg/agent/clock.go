@@ -57,13 +57,17 @@ func (n *Node) timeFiles(k keeper) (files []file, stale []string) {
 	for _, network := range n.networkNames() {
 		servers = append(servers, n.Site.Networks[network].NTP...)
 	}
+	if service := n.Site.Service(); n.Host.Virtual && service != nil && service.Name != n.Host.Name {
+		servers = nil // the service machine and the nodes ask those
+	}
 	if k.cluster != "" {
-		if peers := n.timePeers(); len(peers) > 0 {
-			servers = append(servers, peers...)
-			files = append(files, file{k.cluster, rendered("time") + n.chronyCluster(), 0o644})
+		peers, serving := n.timePeers(), n.chronyServing()
+		if serving != "" && len(peers) > 0 {
+			files = append(files, file{k.cluster, rendered("time") + serving, 0o644})
 		} else {
 			stale = append(stale, k.cluster)
 		}
+		servers = append(servers, peers...)
 	}
 	if len(servers) == 0 {
 		return files, append(stale, k.file)
@@ -71,15 +75,34 @@ func (n *Node) timeFiles(k keeper) (files []file, stale []string) {
 	return append(files, file{k.file, rendered("time") + k.render(servers), 0o644}), stale
 }
 
-// timePeers are the addresses of the cluster's other nodes.
+// timePeers are the machines of the cluster that this one may learn the time from:
+// a node from the other nodes; the service machine from all nodes; another virtual
+// machine from both, the service machine first.
 func (n *Node) timePeers() []string {
 	var list []string
-	if n.Site.InCluster(n.Host) {
+	if service := n.Site.Service(); n.Host.Virtual && service != nil && service.Name != n.Host.Name {
+		list = append(list, service.Addresses[lan].String())
+	}
+	if n.Host.Virtual || n.Site.InCluster(n.Host) {
 		for _, h := range n.others() {
 			list = append(list, h.Addresses[lan].String())
 		}
 	}
 	return list
+}
+
+// chronyServing is what chrony serves beside: a node to the network lan and to the
+// other nodes as their last resort, the service machine to lan.
+func (n *Node) chronyServing() string {
+	service := n.Site.Service()
+	switch {
+	case n.Site.InCluster(n.Host):
+		return n.chronyCluster()
+	case service != nil && service.Name == n.Host.Name:
+		return "# The site's machines ask here: the name ntp is this machine's.\n" +
+			"allow " + n.Site.Networks[lan].Subnet.String() + "\n"
+	}
+	return ""
 }
 
 // chronyCluster lets nodes without any server of the time agree on one of

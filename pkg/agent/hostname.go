@@ -72,6 +72,9 @@ func (n *Node) hosts(old []byte) string {
 	for _, h := range n.Site.Hosts {
 		add(h.Addresses["lan"], h.Name)
 	}
+	if !n.Host.Addresses["lan"].IsValid() { // its address comes by DHCP
+		add(netip.AddrFrom4([4]byte{127, 0, 1, 1}), n.Host.Name)
+	}
 	b.WriteString(hostsEnd + "\n")
 	rest := otherHosts(old, ours)
 	if !hasLocalhost(rest) {

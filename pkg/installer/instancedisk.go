@@ -128,36 +128,26 @@ func (d *virtualDisk) close() error {
 // part is the device of a partition.
 func (d *virtualDisk) part(n int) string { return partitionNode(d.node, n) }
 
-// partitions tells the kernel of partitions, as far as it has not found them by
-// itself: it may lack GPT, or have found those of an earlier table.
+// partitions tells the kernel of partitions: it may lack GPT, or have found those
+// of an earlier table. partx(8) reads the table by itself.
 func (d *virtualDisk) partitions(ctx context.Context, parts []gptPart) error {
+	if _, err := d.runner.Run(ctx, run.Cmd{Argv: []string{"partx", "--update", d.node}, Log: d.log}); err != nil {
+		return err
+	}
 	have, err := d.known()
 	if err != nil {
 		return err
 	}
-	want := make(map[int]extentOf)
 	for _, p := range parts {
-		want[p.Number] = extentOf{p.Start / sector, p.Size / sector}
-	}
-	for n, e := range have {
-		if want[n] == e {
-			continue
+		want := extentOf{p.Start / sector, p.Size / sector}
+		if have[p.Number] != want || len(have) != len(parts) {
+			return fmt.Errorf("cannot use the partitions of %s: the kernel has %v, want %v as number %d", d.node, have, want, p.Number)
 		}
-		if err := d.command(ctx, "delpart", d.node, strconv.Itoa(n)); err != nil {
-			return err
-		}
-		delete(have, n)
-	}
-	for _, p := range parts {
-		if _, ok := have[p.Number]; ok {
-			continue
-		}
-		e := want[p.Number]
-		if err := d.command(ctx, "addpart", d.node, strconv.Itoa(p.Number), strconv.FormatInt(e.start, 10), strconv.FormatInt(e.length, 10)); err != nil {
+		if err := makeNode(d.part(p.Number)); err != nil {
 			return err
 		}
 	}
-	return d.makeNodes(parts)
+	return nil
 }
 
 // extentOf is where a partition is, in sectors.
@@ -188,16 +178,6 @@ func (d *virtualDisk) known() (map[int]extentOf, error) {
 		have[n] = e
 	}
 	return have, nil
-}
-
-// makeNodes makes the devices' files in a /dev that nobody else does it in.
-func (d *virtualDisk) makeNodes(parts []gptPart) error {
-	for _, p := range parts {
-		if err := makeNode(d.part(p.Number)); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // makeNode makes the file of a block device that the kernel has.
@@ -239,9 +219,4 @@ func (d *virtualDisk) open(ctx context.Context) (ours bool, err error) {
 		}
 	}
 	return true, d.partitions(ctx, parts)
-}
-
-func (d *virtualDisk) command(ctx context.Context, argv ...string) error {
-	_, err := d.runner.Run(ctx, run.Cmd{Argv: argv, Log: d.log})
-	return err
 }
