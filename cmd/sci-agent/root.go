@@ -47,7 +47,7 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	cmd.SetErr(stderr)
 	err := cmd.ExecuteContext(ctx)
 	code := exitCode(err)
-	if err == nil || code == exitNotReady {
+	if err == nil || code == exitNotReady || errors.Is(err, errSaid) {
 		return code
 	}
 	_, _ = fmt.Fprintf(stderr, "sci-agent: %v\n", err)
@@ -93,7 +93,7 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{hint.New(err, "see: "+c.CommandPath()+" --help")}
 	})
-	root.AddCommand(newRun(), newStatus(), newJoin(), newTakeOver(), newMetrics(), newBanner(), newInstaller(), newVersion())
+	root.AddCommand(newRun(), newStatus(), newJoin(), newTakeOver(), newMetrics(), newBanner(), newInstaller(), newOS(), newVersion())
 	for _, c := range append(root.Commands(), root) {
 		if c.Args == nil {
 			c.Args = noArguments

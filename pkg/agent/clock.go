@@ -57,9 +57,12 @@ func (n *Node) timeFiles(k keeper) (files []file, stale []string) {
 	for _, network := range n.networkNames() {
 		servers = append(servers, n.Site.Networks[network].NTP...)
 	}
+	if service := n.Site.Service(); n.Host.Virtual && service != nil && service.Name != n.Host.Name {
+		servers = nil // the service machine and the nodes ask those
+	}
 	if k.cluster != "" {
-		if peers := n.timePeers(); len(peers) > 0 {
-			servers = append(servers, peers...)
+		peers := n.timePeers()
+		if n.Site.InCluster(n.Host) && len(peers) > 0 {
 			files = append(files, file{k.cluster, rendered("time") + n.chronyCluster(), 0o644})
 		} else {
 			stale = append(stale, k.cluster)
@@ -67,6 +70,7 @@ func (n *Node) timeFiles(k keeper) (files []file, stale []string) {
 		if n.serves() {
 			files = append(files, file{chronyService, rendered("time") + n.chronyAllow(), 0o644})
 		}
+		servers = append(servers, peers...)
 	}
 	if len(servers) == 0 {
 		return files, append(stale, k.file)
@@ -74,10 +78,15 @@ func (n *Node) timeFiles(k keeper) (files []file, stale []string) {
 	return append(files, file{k.file, rendered("time") + k.render(servers), 0o644}), stale
 }
 
-// timePeers are the addresses of the cluster's other nodes.
+// timePeers are the machines of the cluster that this one may learn the time from:
+// a node from the other nodes; the service machine from all nodes; another virtual
+// machine from both, the service machine first.
 func (n *Node) timePeers() []string {
 	var list []string
-	if n.Site.InCluster(n.Host) {
+	if service := n.Site.Service(); n.Host.Virtual && service != nil && service.Name != n.Host.Name {
+		list = append(list, service.Addresses[lan].String())
+	}
+	if n.Host.Virtual || n.Site.InCluster(n.Host) {
 		for _, h := range n.others() {
 			list = append(list, h.Addresses[lan].String())
 		}

@@ -81,6 +81,9 @@ func (n *Node) hosts(old []byte) string {
 		}
 		add(n.Site.Hosts[i].Addresses["lan"], names...)
 	}
+	if !n.Host.Addresses["lan"].IsValid() { // its address comes by DHCP
+		add(netip.AddrFrom4([4]byte{127, 0, 1, 1}), n.Host.Name)
+	}
 	b.WriteString(hostsEnd + "\n")
 	rest := otherHosts(old, ours)
 	if !hasLocalhost(rest) {

@@ -118,6 +118,9 @@ func (n *Node) missing(wires []wire) error {
 
 // lacks is what systemd-networkd has still to do for w, "" for nothing.
 func (n *Node) lacks(w wire) (what string, err error) {
+	if n.Host.Virtual {
+		return n.virtualLacks(w)
+	}
 	bridge := w.bridge()
 	if !n.exists("sys/class/net/" + bridge) {
 		return "make the bridge " + bridge, nil
@@ -150,12 +153,20 @@ func (n *Node) address(network string) netip.Prefix {
 func portFile(network string) string { return networkDir + "10-sci-" + network + "-port.network" }
 
 func (n *Node) wantNetworks() (*wantedNetworks, error) {
-	wires, err := n.wires()
+	choose := n.wires
+	if n.Host.Virtual {
+		choose = n.virtualWires
+	}
+	wires, err := choose()
 	if err != nil {
 		return nil, err
 	}
 	w := &wantedNetworks{wires: wires}
 	for _, wr := range wires {
+		if n.Host.Virtual {
+			w.files = append(w.files, file{networkDir + "10-sci-" + wr.network + ".network", n.virtualNetwork(wr), 0o644})
+			continue
+		}
 		if wr.nic.mac == "" {
 			continue
 		}

@@ -122,10 +122,13 @@ func choose(network string, free []nic, named []site.MAC) (string, error) {
 }
 
 // networkNames are the networks that this host has an address in, lan first.
-func (n *Node) networkNames() []string {
-	names := []string{"lan"}
-	for _, name := range n.Site.NetworkNames() {
-		if name != "lan" && n.Host.Addresses[name].IsValid() {
+func (n *Node) networkNames() []string { return networksOf(n.Site, n.Host) }
+
+// networksOf are the networks that a host has an address in, lan first.
+func networksOf(s *site.Site, h *site.Host) []string {
+	names := []string{lan}
+	for _, name := range s.NetworkNames() {
+		if name != lan && h.Addresses[name].IsValid() {
 			names = append(names, name)
 		}
 	}

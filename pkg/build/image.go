@@ -136,12 +136,13 @@ func goldenImages(ctx context.Context, o Options, t *tree.Tree, l *lock.Lock, cl
 		return images, nil
 	}
 	for _, c := range classes {
-		if !slices.Contains(installed(o.Site), c.Role) {
-			continue
-		}
 		img, err := findImage(o, l, c, key)
 		if err != nil {
 			return nil, err
+		}
+		if !img.Current && !slices.Contains(installed(o.Site), c.Role) {
+			o.note("no current image of %s in %s: the cluster makes such machines from packages", c.Role, o.Images)
+			continue
 		}
 		if !img.Current {
 			return nil, hint.New(fmt.Errorf("the site is installed from images, and there is no current one of %s in %s", c.Role, o.Images),

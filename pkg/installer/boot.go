@@ -53,10 +53,10 @@ func Boot(ctx context.Context, o Options) error {
 				return err
 			}
 		}
-		if err := c.write(grubFile, grubDefaults(s), 0o644); err != nil {
+		if err := c.write(grubFile, grubDefaults(consoles(s, h)), 0o644); err != nil {
 			return err
 		}
-		if err := c.answer(ctx, bootSelections(uefi, stableName(o.Dev, disk))); err != nil {
+		if err := c.answer(ctx, bootSelections(uefi, grubDisk(o, h, disk))); err != nil {
 			return err
 		}
 		if err := c.grub(ctx, disk, uefi); err != nil {
@@ -171,19 +171,37 @@ func bootSelections(uefi bool, disk string) string {
 	return b.String()
 }
 
+// grubDisk is the disk that later upgrades of GRUB install it on: in a virtual
+// machine Ganeti's paravirtual one.
+func grubDisk(o Options, h *site.Host, disk string) string {
+	if h.Virtual {
+		return "/dev/vda"
+	}
+	return stableName(o.Dev, disk)
+}
+
+// consoles are the kernel's: a virtual machine has a serial port, which
+// gnt-instance console shows.
+func consoles(s *site.Site, h *site.Host) []string {
+	if h.Virtual {
+		return []string{"tty0", "ttyS0,115200n8"}
+	}
+	return s.Console
+}
+
 // serialConsole is a kernel console on a serial port: port, speed.
 var serialConsole = regexp.MustCompile(`^ttyS([0-9]+)(?:,([0-9]+))?`)
 
 // grubDefaults is the drop-in for grub-mkconfig: the site's consoles, and a
 // menu on the serial port where the site has one. It comes after
 // /etc/default/grub, which stays as Debian wrote it.
-func grubDefaults(s *site.Site) string {
+func grubDefaults(consoles []string) string {
 	var b strings.Builder
 	b.WriteString("# Written by the installer of SCI-CD (sci-agent): the site's consoles.\n" +
 		"# Read after /etc/default/grub; run update-grub after a change.\n")
 	var args []string
 	serial := ""
-	for _, con := range s.Console {
+	for _, con := range consoles {
 		args = append(args, "console="+con)
 		if m := serialConsole.FindStringSubmatch(con); m != nil {
 			serial = "serial --unit=" + m[1] + " --speed=" + first(m[2], "9600")

@@ -400,7 +400,7 @@ GRUB_SERIAL_COMMAND="serial --unit=0 --speed=115200"
 # them takes minutes and opens instances' disks.
 GRUB_DISABLE_OS_PROBER=true
 `
-	if diff := cmp.Diff(want, grubDefaults(testSite(t))); diff != "" {
+	if diff := cmp.Diff(want, grubDefaults(testSite(t).Console)); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -73,6 +74,9 @@ func classHost(s *site.Site, class string) (*site.Host, error) {
 		if s.Hosts[i].Class() == class {
 			return &s.Hosts[i], nil
 		}
+	}
+	if class == site.InstanceRole && slices.Contains(s.Classes(), class) { // none of them is in the site file
+		return &site.Host{Name: class, Role: class, Virtual: true}, nil
 	}
 	return nil, fmt.Errorf("no host of the site is of class %q", class)
 }

@@ -217,12 +217,16 @@ func currentHost(o Options) (*site.Site, *site.Host, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	if class, err := recall(o, "capture"); err == nil {
+		h, err := classHost(s, class)
+		if err != nil {
+			return nil, nil, err
+		}
+		return s, captureHost(h), nil
+	}
 	h, ok := s.Host(name)
 	if !ok {
 		return nil, nil, fmt.Errorf("host %q is not in the site file", name)
-	}
-	if capturing(o) {
-		h = captureHost(h)
 	}
 	return s, h, nil
 }

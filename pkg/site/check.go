@@ -14,6 +14,7 @@ import (
 // checker finds what is wrong in a site that was decoded.
 type checker struct {
 	s        *Site
+	given    bool            // a person gave the file, not the builder
 	bad      map[string]bool // paths that have a problem already
 	problems Problems
 }

@@ -78,6 +78,7 @@ func (c *checker) hosts() {
 		}
 		c.identity(i)
 		c.disk(path+".disk", h.Disk)
+		c.machine(path, h)
 		c.wanted(path, h)
 	}
 	c.addresses()
@@ -134,10 +135,52 @@ func (c *checker) disk(path string, d Disk) {
 	}
 }
 
-// wanted checks which networks a host has addresses in.
+// machine checks what a virtual machine is made with, and that no other host has
+// such wishes.
+func (c *checker) machine(path string, h Host) {
+	if h.Role == InstanceRole && c.given {
+		c.bug(path+".role", "gnt-instance add makes such machines, without the site file; a virtual host that is listed here has the role of a profile of its own",
+			"%s.role: %s is the role of virtual machines that are not in the site file", path, InstanceRole)
+	}
+	at, m := path+".machine", h.Machine
+	switch {
+	case m == Machine{}:
+		return
+	case !h.Virtual:
+		c.bug(at, "write virtual: true if the cluster is to make it", "%s: the host is no virtual machine, and has the memory and the disks that it has", at)
+		return
+	case c.s.Cluster == nil:
+		c.bug(at, "describe the cluster: cluster: {name: …, address: …}", "%s: the site has no cluster that could make a virtual machine", at)
+		return
+	}
+	low := Machine{Memory: 256 << 20, Disk: 3 << 30}
+	if h.Role == ServiceRole {
+		low = Machine{Memory: 1536 << 20, Disk: 6 << 30}
+	}
+	c.size(at+".memory", m.Memory, low.Memory, 1<<40)
+	c.size(at+".disk", m.Disk, low.Disk, 16<<40)
+	if m.CPUs < 0 || m.CPUs > 64 {
+		c.bug(at+".cpus", "between 1 and 64", "%s.cpus: %d is too few or too many", at, m.CPUs)
+	}
+}
+
+// size checks a size that Ganeti counts in MiB; 0 is the default.
+func (c *checker) size(path string, v, low, high Size) {
+	switch {
+	case v == 0:
+	case v < low || v > high:
+		c.bug(path, fmt.Sprintf("between %s and %s", low, high), "%s: %s is too little or too much", path, v)
+	case v%(1<<20) != 0:
+		c.bug(path, "write "+(v/(1<<20)*(1<<20)).String(), "%s: %s is no whole number of MiB", path, v)
+	}
+}
+
+// wanted checks which networks a host has addresses in. A virtual machine that
+// an admin makes may get its address by DHCP.
 func (c *checker) wanted(path string, h Host) {
 	known := c.s.NetworkNames()
-	if _, ok := h.Addresses["lan"]; !ok && !c.bad[path+".addresses"] && slices.Contains(known, "lan") {
+	leased := h.Role == InstanceRole && h.Virtual
+	if _, ok := h.Addresses["lan"]; !ok && !leased && !c.bad[path+".addresses"] && slices.Contains(known, "lan") {
 		at := path + ".addresses"
 		if len(h.Addresses) == 0 {
 			at = path

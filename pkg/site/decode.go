@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -189,7 +190,24 @@ func (d *decoder) value(path string, n ast.Node, v reflect.Value, pattern string
 		if s, ok := d.scalar(path, n); ok {
 			v.SetString(s)
 		}
+	case reflect.Int:
+		d.number(path, n, v)
 	}
+}
+
+// number reads a whole number from 1; what has the value 0 is not given.
+func (d *decoder) number(path string, n ast.Node, v reflect.Value) {
+	i, ok := n.(*ast.IntegerNode)
+	if !ok {
+		d.at(path, start(n), fmt.Sprintf("%s must be a whole number, not %s", path, kind(n)), "")
+		return
+	}
+	x, err := strconv.ParseInt(i.GetToken().Value, 10, 32)
+	if err != nil || x < 1 {
+		d.at(path, start(n), fmt.Sprintf("%s: %s is no number from 1", path, i.GetToken().Value), "")
+		return
+	}
+	v.SetInt(x)
 }
 
 func (d *decoder) structure(path string, n ast.Node, v reflect.Value) {

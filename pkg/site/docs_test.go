@@ -80,6 +80,8 @@ func describe(t reflect.Type, f field) string {
 		kind = "text"
 	case t.Kind() == reflect.Bool:
 		kind = "true or false"
+	case t.Kind() == reflect.Int:
+		kind = "number"
 	case t.Kind() == reflect.Slice:
 		kind = "list"
 	default:
@@ -98,7 +100,7 @@ func describe(t reflect.Type, f field) string {
 // names of YAML and JSON are the same.
 func TestFieldsDocumented(t *testing.T) {
 	for _, typ := range []reflect.Type{reflect.TypeFor[Site](), reflect.TypeFor[Mirrors](), reflect.TypeFor[Root](), reflect.TypeFor[Network](),
-		reflect.TypeFor[Cluster](), reflect.TypeFor[Host](), reflect.TypeFor[Match](), reflect.TypeFor[Disk]()} {
+		reflect.TypeFor[Cluster](), reflect.TypeFor[Host](), reflect.TypeFor[Machine](), reflect.TypeFor[Match](), reflect.TypeFor[Disk]()} {
 		for _, f := range fieldsOf(typ) {
 			if !strings.HasSuffix(f.doc, ".") {
 				t.Errorf("%s.%s: doc %q is no sentence", typ.Name(), f.name, f.doc)
@@ -133,6 +135,8 @@ func TestSchemaAccepts(t *testing.T) {
 		{"bad-mac", "/hosts/0/match/mac/0: pattern"},
 		{"password-in-clear", "/root/passwordHash: pattern"},
 		{"wrong-types", "/hosts/1/disk: type"},
+		{"machine", "/hosts/4/machine/cpus: minimum"},
+		{"machine", "/hosts/4/machine/memory: type"},
 	} {
 		text, err := os.ReadFile(filepath.Join("testdata/broken", c.name+".yaml"))
 		if err != nil {
@@ -170,6 +174,11 @@ func check(s map[string]any, v any, path string) []string {
 		is[true] = "null"
 	case bool:
 		is[true] = "boolean"
+	case float64:
+		is[true] = "integer"
+		if low, ok := s["minimum"].(float64); ok && x < low {
+			faults = append(faults, path+": minimum")
+		}
 	case string:
 		is[true] = "string"
 		if p, ok := s["pattern"].(string); ok && !regexp.MustCompile(p).MatchString(x) {

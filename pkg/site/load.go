@@ -83,7 +83,7 @@ func parse(name string, data []byte) (*Site, Problems) {
 	s := &Site{file: name, pos: d.pos}
 	d.structure("", root, reflect.ValueOf(s).Elem())
 	s.setDefaults()
-	c := &checker{s: s, bad: d.bad, problems: d.problems}
+	c := &checker{s: s, given: true, bad: d.bad, problems: d.problems}
 	c.site()
 	c.problems.Sort()
 	return s, c.problems

@@ -18,6 +18,7 @@ type schema struct {
 	Const       string             `json:"const,omitempty"`
 	Default     any                `json:"default,omitempty"`
 	Pattern     string             `json:"pattern,omitempty"`
+	Minimum     int                `json:"minimum,omitempty"`
 	Items       *schema            `json:"items,omitempty"`
 	Properties  map[string]*schema `json:"properties,omitempty"` // encoding/json sorts the keys
 	Names       *schema            `json:"propertyNames,omitempty"`
@@ -50,6 +51,8 @@ func schemaOf(t reflect.Type, pattern string) *schema {
 		return schemaOf(t.Elem(), pattern)
 	case reflect.Bool:
 		return &schema{Type: "boolean"}
+	case reflect.Int:
+		return &schema{Type: "integer", Minimum: 1}
 	case reflect.Slice:
 		return &schema{Type: "array", Items: schemaOf(t.Elem(), pattern)}
 	case reflect.Map:
@@ -95,6 +98,8 @@ func defaultOf(f field, p *schema) any {
 		return f.def == "true"
 	case p.Type == "array":
 		return strings.Split(f.def, " ")
+	case p.Type == "integer":
+		return json.Number(f.def)
 	}
 	return f.def
 }

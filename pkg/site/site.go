@@ -106,7 +106,8 @@ type Host struct {
 	Role      string                `yaml:"role" json:"role" need:"yes" pattern:"profile" doc:"What the host is for: the name of a profile, such as node or service."`
 	Virtual   bool                  `yaml:"virtual" json:"virtual,omitempty" default:"false" doc:"true: the host is a virtual machine in the cluster. The installer matches no hardware with it unless match is given."`
 	Match     Match                 `yaml:"match" json:"match,omitzero" doc:"How the installer knows the machine. What is given must hold, all of it. Required unless the host is virtual."`
-	Addresses map[string]netip.Addr `yaml:"addresses" json:"addresses,omitempty" pattern:"address" doc:"The host's address in each network, by the network's name. lan is required."`
+	Addresses map[string]netip.Addr `yaml:"addresses" json:"addresses,omitempty" pattern:"address" doc:"The host's address in each network, by the network's name. lan is required. Network cards of a virtual machine are in this order: lan, then the others by name."`
+	Machine   Machine               `yaml:"machine" json:"machine,omitzero" doc:"What a virtual machine of the cluster is made with. Only where virtual is true; later changes are Ganeti's: gnt-instance modify, gnt-instance grow-disk."`
 	Disk      Disk                  `yaml:"disk" json:"disk,omitzero" doc:"Which disk to install on. Empty: the only internal disk that is not removable. Where there are several, say which: without a rule that is an error at installation. The disk has to be empty unless wipe is true."`
 	Profiles  []string              `yaml:"profiles" json:"profiles,omitempty" doc:"Extra profiles for this host."`
 }
@@ -115,6 +116,29 @@ type Host struct {
 // of its own extra profiles ("node", "node+monitoring"). Hosts of one class
 // get the same software.
 func (h Host) Class() string { return strings.Join(append([]string{h.Role}, h.Profiles...), "+") }
+
+// Machine is what a virtual machine of the cluster has; Host.VM fills in the
+// defaults.
+type Machine struct {
+	Memory Size `yaml:"memory" json:"memory,omitzero" default:"2GiB" pattern:"size" doc:"Memory: 256MiB to 1TiB, whole MiB. Puppet's server alone takes about 1GiB: at least 1536MiB for the role service."`
+	Disk   Size `yaml:"disk" json:"disk,omitzero" default:"20GiB" pattern:"size" doc:"Size of the disk, on each of the two nodes that keep it: 3GiB to 16TiB, whole MiB. At least 6GiB for the role service, whose package cache grows."`
+	CPUs   int  `yaml:"cpus" json:"cpus,omitempty" default:"1" doc:"Processors: 1 to 64."`
+}
+
+// VM is what the virtual machine is made with.
+func (h Host) VM() Machine {
+	m := h.Machine
+	if m.Memory == 0 {
+		m.Memory = 2 << 30
+	}
+	if m.Disk == 0 {
+		m.Disk = 20 << 30
+	}
+	if m.CPUs == 0 {
+		m.CPUs = 1
+	}
+	return m
+}
 
 // Match is how a machine is known. Every property that is given must hold; of
 // several MAC addresses one is enough.
@@ -212,9 +236,30 @@ func (s *Site) Roles() []string {
 	return slices.Compact(roles)
 }
 
-// Classes are the classes of all hosts, sorted, each once.
-func (s *Site) Classes() []string {
+// VirtualClasses are the classes of the virtual machines that the cluster can
+// make, sorted, each once: those of virtual hosts and, beside a service machine,
+// InstanceRole.
+func (s *Site) VirtualClasses() []string {
+	if s.Cluster == nil {
+		return nil
+	}
 	var classes []string
+	for _, h := range s.Hosts {
+		if h.Virtual && h.Role != "" {
+			classes = append(classes, h.Class())
+		}
+	}
+	if s.Service() != nil {
+		classes = append(classes, InstanceRole)
+	}
+	slices.Sort(classes)
+	return slices.Compact(classes)
+}
+
+// Classes are the classes of all hosts and of all virtual machines that the
+// cluster can make, sorted, each once.
+func (s *Site) Classes() []string {
+	classes := s.VirtualClasses()
 	for _, h := range s.Hosts {
 		if h.Role != "" {
 			classes = append(classes, h.Class())
