@@ -192,7 +192,7 @@ func (n *Node) puppetAdvice(said string) string {
 	const again = "; then: systemctl restart sci-agent"
 	server := n.Site.Service().Name
 	switch {
-	case strings.Contains(said, "waitforcert"):
+	case strings.Contains(said, "waitforcert is disabled"): // and not our own argument
 		return "the server did not believe this machine its name; on " + server + ", grep autosign /var/log/puppetserver/puppetserver.log says why"
 	case strings.Contains(said, "certificate revoked"), strings.Contains(said, "does not match its private key"):
 		return "the server does not take this machine's certificate any more; if it is to have a new one, on it: puppet ssl clean" + again
@@ -249,11 +249,11 @@ func (n *Node) authorityStep() Step {
 }
 
 func (n *Node) puppetserverStep() Step {
-	return Step{Name: "puppetserver", Done: n.puppetserverDone, Do: n.puppetserverDo, Timeout: 30 * time.Minute}
+	return Step{Name: "puppetserver", Done: n.puppetserverDone, Do: n.puppetserverDo, Timeout: time.Hour}
 }
 
 func (n *Node) puppetStep() Step {
-	return Step{Name: "puppet", Done: n.puppetDone, Do: n.puppetDo, Timeout: time.Hour}
+	return Step{Name: "puppet", Done: n.puppetDone, Do: n.puppetDo, Timeout: 90 * time.Minute}
 }
 
 // Challenge is the challenge of the machine of that full name, computed where
