@@ -65,6 +65,11 @@ func (c *checker) site() {
 	c.timezone()
 	c.console()
 	c.root()
+	c.admins()
+	if m := c.s.Mail; m != nil {
+		c.matches("mail.root", m.Root, "mailbox")
+		c.matches("mail.smarthost", m.Smarthost, "timeserver")
+	}
 	c.networks()
 	c.hosts()
 	c.cluster()
@@ -164,10 +169,38 @@ func (c *checker) root() {
 	default:
 		c.bug(path, patternHint("hash")+"; if this was the password itself, choose another one", "root.passwordHash is no crypt(5) hash")
 	}
-	for i, key := range c.s.Root.SSHKeys {
-		path := fmt.Sprintf("root.sshKeys[%d]", i)
+	c.sshKeys("root.sshKeys", c.s.Root.SSHKeys)
+}
+
+func (c *checker) sshKeys(path string, keys []string) {
+	for i, key := range keys {
+		p := fmt.Sprintf("%s[%d]", path, i)
 		if fault, advice := sshKeyFault(key); fault != "" {
-			c.bug(path, advice, "%s %s", path, fault)
+			c.bug(p, advice, "%s %s", p, fault)
+		}
+	}
+}
+
+// systemAccounts are those that Debian (base-passwd) and the packages of our
+// profiles make: an admin's account must not become one of theirs.
+var systemAccounts = []string{
+	"root", "daemon", "bin", "sys", "sync", "games", "man", "lp", "mail", "news", "uucp", "proxy", "www-data", "backup", "list",
+	"irc", "gnats", "nobody", "messagebus", "sshd", "puppet", "bind", "approx", "dma", "ntpsec", "polkitd", "tss", "libvirt-qemu",
+	"admin", "adm", "sudo", "staff", "users", "sci-admins",
+}
+
+func (c *checker) admins() {
+	for i, a := range c.s.Admins {
+		path := fmt.Sprintf("admins[%d]", i)
+		c.sshKeys(path+".sshKeys", a.SSHKeys)
+		if !c.matches(path+".name", a.Name, "user") || a.Name == "" {
+			continue
+		}
+		if slices.Contains(systemAccounts, a.Name) || strings.HasPrefix(a.Name, "systemd-") || strings.HasPrefix(a.Name, "gnt-") {
+			c.bug(path+".name", "choose another name; root's own keys are root.sshKeys", "%s.name: %q is an account or a group of the system", path, a.Name)
+		}
+		if j := slices.IndexFunc(c.s.Admins, func(o Admin) bool { return o.Name == a.Name }); j < i {
+			c.bug(path+".name", "", "%s.name: %q is named already%s", path, a.Name, c.where(fmt.Sprintf("admins[%d].name", j)))
 		}
 	}
 }

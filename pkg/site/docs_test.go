@@ -99,7 +99,7 @@ func describe(t reflect.Type, f field) string {
 // TestFieldsDocumented: every field has a sentence and known tags, and the
 // names of YAML and JSON are the same.
 func TestFieldsDocumented(t *testing.T) {
-	for _, typ := range []reflect.Type{reflect.TypeFor[Site](), reflect.TypeFor[Mirrors](), reflect.TypeFor[Root](), reflect.TypeFor[Network](),
+	for _, typ := range []reflect.Type{reflect.TypeFor[Site](), reflect.TypeFor[Mirrors](), reflect.TypeFor[Root](), reflect.TypeFor[Admin](), reflect.TypeFor[Mail](), reflect.TypeFor[Network](),
 		reflect.TypeFor[Cluster](), reflect.TypeFor[Host](), reflect.TypeFor[Machine](), reflect.TypeFor[Match](), reflect.TypeFor[Disk]()} {
 		for _, f := range fieldsOf(typ) {
 			if !strings.HasSuffix(f.doc, ".") {

@@ -67,6 +67,10 @@ func formOf(pattern string) form {
 	case "hash":
 		return form{`^(\$6\$(rounds=[0-9]+\$)?[^$:\s]{1,16}\$[./0-9A-Za-z]{86}|\$5\$(rounds=[0-9]+\$)?[^$:\s]{1,16}\$[./0-9A-Za-z]{43}|\$y\$[./0-9A-Za-z]+\$[./0-9A-Za-z]{0,86}\$[./0-9A-Za-z]{43})$`,
 			"make one with: mkpasswd (package whois), or: openssl passwd -6"}
+	case "user":
+		return form{`^[a-z][a-z0-9_-]{0,30}$`, "an account: a lower-case letter, then lower-case letters, digits, - and _, at most 31 characters"}
+	case "mailbox":
+		return form{`^[A-Za-z0-9.!#$&*+/=?^_{|}~-]+@[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$`, "an address such as admin@example.org"}
 	case "prefix":
 		return form{`^[0-9.]+/[0-9]+$`, "a network such as 192.168.50.0/24"}
 	case "address":

@@ -26,6 +26,8 @@ type Site struct {
 	Install    string             `yaml:"install" json:"install,omitempty" default:"packages" pattern:"install" doc:"packages: the installer installs each package on each machine. image: it unpacks a golden image of the machine's role, which sci-cd capture has made beforehand; the result is the same machine, in a fraction of the time."`
 	Console    []string           `yaml:"console" json:"console,omitempty" default:"tty0" doc:"Kernel consoles, in the syntax of the kernel's console= parameter. The last one becomes /dev/console."`
 	Root       Root               `yaml:"root" json:"root,omitzero" doc:"Who may log in as root. Empty: the account is locked."`
+	Admins     []Admin            `yaml:"admins" json:"admins,omitempty" doc:"People who administer all machines of the site, by accounts of their own. The service machine's Puppet makes them; whoever is taken out of the list loses keys and sudo at Puppet's next run."`
+	Mail       *Mail              `yaml:"mail" json:"mail,omitempty" doc:"Where mail to root of any machine goes. Empty: it stays on the machine that it was written on."`
 	Networks   map[string]Network `yaml:"networks" json:"networks,omitempty" need:"yes" hint:"write networks: {lan: {subnet: 192.168.50.0/24}}, with your own addresses" doc:"The site's networks by name. A network's name is also the name of its bridge on the nodes. lan is required, backbone carries storage and cluster traffic."`
 	Cluster    *Cluster           `yaml:"cluster" json:"cluster,omitempty" doc:"The Ganeti cluster that the nodes form."`
 	DHCP       DHCP               `yaml:"dhcp" json:"dhcp,omitzero" doc:"DHCP with DNS updates, served by the cluster's service machine in the network lan."`
@@ -59,6 +61,18 @@ type Mirrors struct {
 type Root struct {
 	PasswordHash Secret   `yaml:"passwordHash" json:"passwordHash,omitempty" pattern:"hash" doc:"Password of root as a crypt(5) hash: $y$… (mkpasswd, from the package whois) or $6$… (openssl passwd -6). Never the password itself."`
 	SSHKeys      []string `yaml:"sshKeys" json:"sshKeys,omitempty" doc:"Public keys for root's authorized_keys, a line each."`
+}
+
+// Admin is a person who administers the site's machines.
+type Admin struct {
+	Name    string   `yaml:"name" json:"name" need:"yes" pattern:"user" doc:"Name of the account. Its group is sci-admins, which may do anything by sudo without a password, and sudo."`
+	SSHKeys []string `yaml:"sshKeys" json:"sshKeys,omitempty" need:"yes" hint:"give at least one line of a file such as ~/.ssh/id_ed25519.pub" doc:"Public keys by which the person logs in, a line each. The account has no password."`
+}
+
+// Mail is where mail to root goes.
+type Mail struct {
+	Root      string `yaml:"root" json:"root" need:"yes" pattern:"mailbox" doc:"Address that gets the mail to root."`
+	Smarthost string `yaml:"smarthost" json:"smarthost" need:"yes" pattern:"timeserver" hint:"name the mail server that takes the site's mail" doc:"Mail server that takes it without a password, as a name or an address."`
 }
 
 // Network is one network of the site.
