@@ -113,10 +113,33 @@ func (n *Node) clusterDone(ctx context.Context) (bool, error) {
 	if err != nil || !master && n.exists(enrol.File) { // its addition may have been cut off
 		return false, err
 	}
-	if up, err := g.Up(ctx, master); err != nil || !up || !master {
-		return up, err
+	if up, err := g.Up(ctx, master); err != nil || !up {
+		return false, err
+	}
+	if u, err := n.unit(ctx, ganeti.Unit); err != nil || u.failed {
+		return false, err
+	}
+	return n.holdsWhatIsDue(master)
+}
+
+// holdsWhatIsDue reports whether the master has the cluster's address.
+func (n *Node) holdsWhatIsDue(master bool) (bool, error) {
+	if !master {
+		return true, nil
 	}
 	return n.holds(n.Site.Cluster.Address)
+}
+
+// forgive forgets that the boot's start of Ganeti's daemons failed, once they run:
+// a master that was lost and comes back asks in vain for the votes of a cluster
+// that has gone on, until systemd gives its start up.
+func (n *Node) forgive(ctx context.Context) error {
+	u, err := n.unit(ctx, ganeti.Unit)
+	if err != nil || !u.failed {
+		return err
+	}
+	n.note("step cluster: the start of %s at boot failed; the daemons run now", ganeti.Unit)
+	return n.command(ctx, "systemctl", "reset-failed", ganeti.Unit)
 }
 
 func (n *Node) clusterDo(ctx context.Context) error {
@@ -132,6 +155,9 @@ func (n *Node) clusterDo(ctx context.Context) error {
 		}
 		if up, err := g.Up(ctx, master); err != nil || !up {
 			return errors.Join(err, n.start(ctx, master))
+		}
+		if err := n.forgive(ctx); err != nil {
+			return err
 		}
 		if master {
 			return n.takeAddress(ctx)

@@ -48,6 +48,8 @@ type labNode struct {
 	deaf bool
 	// left: it has the cluster's address of an initialisation that failed.
 	left bool
+	// startFailed: systemd gave the boot's start of the daemons up.
+	startFailed bool
 }
 
 // clusterSite has node2 at 127.0.0.1, since the kernel calls from there whatever
@@ -174,6 +176,10 @@ func (n *labNode) does(argv []string) (string, error) {
 		}
 	case "/usr/lib/ganeti/daemon-util stop-all":
 		clear(n.up)
+	case "systemctl show":
+		return "ActiveState=" + map[bool]string{true: "failed", false: "active"}[n.startFailed] + "\n", nil
+	case "systemctl reset-failed":
+		n.startFailed = false
 	case "systemctl start", "systemctl restart":
 		if last == "sci-agent.service" {
 			break
@@ -411,7 +417,7 @@ func TestClusterForms(t *testing.T) {
 		}
 	}
 	for _, c := range w.calls {
-		if !strings.Contains(c, "daemon-util check") && !strings.Contains(c, "verify") && !strings.Contains(c, "ssh -q") && !strings.Contains(c, "-machine help") {
+		if !strings.Contains(c, "daemon-util check") && !strings.Contains(c, "systemctl show") && !strings.Contains(c, "verify") && !strings.Contains(c, "ssh -q") && !strings.Contains(c, "-machine help") {
 			t.Errorf("the second run did: %s", c)
 		}
 	}
@@ -439,6 +445,32 @@ func TestClusterAddress(t *testing.T) {
 	err := one.clusterDo(t.Context())
 	if stop := new(StopError); !errors.As(err, &stop) || !strings.Contains(err.Error(), "another machine has the address") {
 		t.Errorf("with the address taken: %v", err)
+	}
+}
+
+// A master that was lost asked in vain for votes when it came back, and was taken
+// in again: nothing stays that looks broken.
+func TestClusterForgives(t *testing.T) {
+	w := newLab(t)
+	for name, err := range w.together() {
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, n := range w.nodes {
+		n.startFailed = true
+		if done, err := n.clusterDone(t.Context()); done || err != nil {
+			t.Errorf("%s, with the unit failed: clusterDone = %v, %v", n.name, done, err)
+		}
+		if err := n.clusterDo(t.Context()); err != nil {
+			t.Errorf("%s: %v", n.name, err)
+		}
+		if done, err := n.clusterDone(t.Context()); !done || err != nil || n.startFailed {
+			t.Errorf("%s: clusterDone = %v, %v, failed %v", n.name, done, err, n.startFailed)
+		}
+		if w.called(n.name, "systemctl reset-failed ganeti.service") != 1 {
+			t.Errorf("%s: %q", n.name, w.calls)
+		}
 	}
 }
 

@@ -54,7 +54,7 @@ func newMachine(t *testing.T, host string) *machine {
 	t.Helper()
 	m := &machine{
 		t: t, root: t.TempDir(), fail: make(map[string]error), addrs: make(map[string][]netip.Prefix),
-		units: map[string]*unit{networkd: {}, "chrony.service": {true, true}},
+		units: map[string]*unit{networkd: {}, "chrony.service": {enabled: true, active: true}},
 	}
 	m.node = &Node{Root: m.root, Runner: m, Settle: time.Millisecond,
 		Addresses: func(iface string) ([]netip.Prefix, error) { return m.addrs[iface], nil }}

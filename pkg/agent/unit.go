@@ -8,7 +8,7 @@ import (
 )
 
 // unit is what systemd says of a unit.
-type unit struct{ enabled, active bool }
+type unit struct{ enabled, active, failed bool }
 
 func (n *Node) unit(ctx context.Context, name string) (unit, error) {
 	out, err := run.Output(ctx, n.Runner, "systemctl", "show", "--property=ActiveState,UnitFileState", name)
@@ -20,6 +20,8 @@ func (n *Node) unit(ctx context.Context, name string) (unit, error) {
 		switch strings.TrimSpace(l) {
 		case "ActiveState=active", "ActiveState=reloading":
 			u.active = true
+		case "ActiveState=failed":
+			u.failed = true
 		case "UnitFileState=enabled":
 			u.enabled = true
 		}

@@ -20,10 +20,10 @@ const DataDir = "var/lib/ganeti"
 // NodedPort is where Ganeti's node daemon listens.
 const NodedPort = 1811
 
-const (
-	daemonUtil = "/usr/lib/ganeti/daemon-util"
-	unit       = "ganeti.service" // starts the daemons at boot
-)
+// Unit starts the daemons at boot.
+const Unit = "ganeti.service"
+
+const daemonUtil = "/usr/lib/ganeti/daemon-util"
 
 // Cluster is the cluster as one of its nodes sees it.
 type Cluster struct {
@@ -94,13 +94,13 @@ func (c *Cluster) Up(ctx context.Context, master bool) (bool, error) {
 // start of them came to its end without all of them, they are started anew:
 // instances go on meanwhile.
 func (c *Cluster) Start(ctx context.Context, master bool) error {
-	if _, err := c.command(ctx, "systemctl", "start", unit); err != nil {
+	if _, err := c.command(ctx, "systemctl", "start", Unit); err != nil {
 		return err
 	}
 	if up, err := c.Up(ctx, master); err != nil || up {
 		return err
 	}
-	_, err := c.command(ctx, "systemctl", "restart", unit)
+	_, err := c.command(ctx, "systemctl", "restart", Unit)
 	return err
 }
 
@@ -150,7 +150,7 @@ func (c *Cluster) Init(ctx context.Context, o InitOptions) error {
 // of what it finds it starts what it can, and a daemon that it started behind our
 // back is in the way of gnt-cluster init. Whether it succeeds does not matter here.
 func (c *Cluster) awaitBoot(ctx context.Context) error {
-	_, _ = c.command(ctx, "systemctl", "start", unit)
+	_, _ = c.command(ctx, "systemctl", "start", Unit)
 	return ctx.Err()
 }
 
