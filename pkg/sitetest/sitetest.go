@@ -179,10 +179,10 @@ func with(ctx context.Context, o Options, run func(*test) error) (*installtest.R
 		return nil, err
 	}
 	t := &test{o: o, jobs: jobs, qemu: version, report: newReport(o, version), saying: new(sync.Mutex)}
-	if err := t.unready(); err != nil {
+	if err := t.disks(); err != nil {
 		return nil, err
 	}
-	if err := t.disks(); err != nil {
+	if err := t.unready(); err != nil {
 		return nil, err
 	}
 	err = run(t)
