@@ -125,7 +125,9 @@ func (i *inspection) clientAddress(ctx context.Context) (netip.Addr, error) {
 // merged yet.
 const leasesScript = `cat /var/lib/kea/kea-leases4.csv.2 /var/lib/kea/kea-leases4.csv.1 /var/lib/kea/kea-leases4.csv 2>/dev/null; true`
 
-func (i *inspection) leaseRange() string { return fmt.Sprintf("an address from %s to %s", i.s.From, i.s.To) }
+func (i *inspection) leaseRange() string {
+	return fmt.Sprintf("an address from %s to %s", i.s.From, i.s.To)
+}
 
 // inRange says whether an address is one that DHCP may give.
 func (i *inspection) inRange(a netip.Addr) error {
@@ -188,6 +190,7 @@ func leaseScript(dir string) string {
 // first argument, the rest is in the environment).
 func leaseProgram(dir string) string {
 	return fmt.Sprintf(`#!/bin/sh
+# shellcheck disable=SC2154 # udhcpc sets them
 case $1 in
 deconfig) ip addr flush dev "$interface" ;;
 bound | renew)

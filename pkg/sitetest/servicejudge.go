@@ -346,6 +346,7 @@ func unavailable(name string) func(string) string {
 func forgeScript(name string) string {
 	return fmt.Sprintf(`set -e
 n=0
+# shellcheck disable=SC2044 # no such name has a space
 for f in $(find /var/cache/approx -name '%s_*.deb'); do
 	cp -p "$f" "$f.sci-test"
 	printf 'forged by a test' | dd of="$f" bs=1 seek=5000 conv=notrunc 2>/dev/null
@@ -363,6 +364,7 @@ func forgery(out string) string {
 
 func mendScript(name string) string {
 	return fmt.Sprintf(`set -e
+# shellcheck disable=SC2044 # no such name has a space
 for f in $(find /var/cache/approx -name '%s_*.deb.sci-test'); do mv "$f" "${f%%.sci-test}"; done`, name)
 }
 
