@@ -49,6 +49,12 @@ and test often. Instances are started inside the nodes only under QEMU 10 or
 later: --qemu-root, or ` + qemuRootVariable + `, names a Debian root directory with
 one (scripts/qemu-trixie makes it).
 
+A service machine, which the cluster makes by itself, is looked at from a node and
+from an instance that the test makes: names, leases, packages without and with an
+uplink, Puppet, what listens. --ssh-key is the private key of one of root.sshKeys
+of the site file. An uplink is played: --outside is a directory with a package
+that is not on the medium. --service=false leaves all that out.
+
 --faults runs scenarios in which something goes wrong with the site: power cuts,
 cables, clocks, a full disk, a node lost for good, a thief. Each begins with
 copies of the disks, of machines just installed or of a cluster. --only names
@@ -84,6 +90,9 @@ type testFlags struct {
 	all    sitetest.Options
 	wrong  bool // --faults
 	faults sitetest.FaultOptions
+
+	service      bool   // --service: the service machine is looked at
+	key, outside string // files and directories for that
 }
 
 func (f *testFlags) add(flags *pflag.FlagSet) {
@@ -104,6 +113,9 @@ func (f *testFlags) add(flags *pflag.FlagSet) {
 	flags.IntVar(&f.all.Jobs, "jobs", 0, "with --site: `N` installations, or scenarios, at the same time (default: as processors and memory allow)")
 	flags.StringVar(&f.all.KeepDisks, "keep-disks", "", "with --site: keep the installed disks in `DIR`")
 	flags.StringVar(&f.all.Disks, "disks", "", "with --site: start from the disks in `DIR` instead of installing")
+	flags.BoolVar(&f.service, "service", true, "with --site: look at the service machine, if the site has one")
+	flags.StringVar(&f.key, "ssh-key", "", "with --site: `FILE` with the private key of one of root.sshKeys, to look at the service machine")
+	flags.StringVar(&f.outside, "outside", "", "with --site: `DIR`ectory as on a mirror, with one package that is not on the medium: debian/pool/…")
 	flags.BoolVar(&f.wrong, "faults", false, "with --site: have things go wrong, a scenario each")
 	flags.StringSliceVar(&f.faults.Only, "only", nil, "with --faults: `NAME`s or patterns of scenarios, as in takeover,cut-*-node1")
 	flags.Uint64Var(&f.faults.Seed, "seed", 0, "with --faults: `NUMBER` that the moments of the faults come from (default: drawn, and told)")

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
+	"os"
 	"slices"
 	"strings"
 
@@ -21,6 +23,9 @@ import (
 func (p program) testSite(ctx context.Context, ui *ui, f testFlags) error {
 	o := f.all
 	if err := fillSiteTest(&o, f.site); err != nil {
+		return err
+	}
+	if err := f.fillService(o.Service); err != nil {
 		return err
 	}
 	var err error
@@ -61,9 +66,12 @@ func fillSiteTest(o *sitetest.Options, file string) error {
 	o.PressEnter, o.Cluster = !about.Unattended, s.Cluster != nil
 	for _, n := range s.Networks {
 		o.Taken = append(o.Taken, n.Gateway.String())
+		for _, a := range n.DNS {
+			o.Taken = append(o.Taken, a.String())
+		}
 	}
 	if s.Cluster != nil {
-		o.ClusterAddress = s.Cluster.Address.String()
+		o.ClusterName, o.ClusterAddress = s.Cluster.Name, s.Cluster.Address.String()
 		o.Taken = append(o.Taken, o.ClusterAddress)
 	}
 	for _, h := range about.Hosts {
@@ -74,6 +82,56 @@ func fillSiteTest(o *sitetest.Options, file string) error {
 		role, _, _ := strings.Cut(h.Role, "+") // the manifest names the class
 		o.Hosts = append(o.Hosts, sitetest.Host{Name: h.Name, Role: role, MACs: h.MACs, Serial: h.Serial, AssetTag: h.AssetTag,
 			DiskSerial: h.Disk, MinDisk: h.MinDisk, Addresses: h.Addresses})
+	}
+	o.Service = service(s, about)
+	return nil
+}
+
+// service is the site's service machine, as the manifest has it; nil: there is
+// none.
+func service(s *site.Site, about *media.Manifest) *sitetest.Service {
+	h := s.Service()
+	if h == nil {
+		return nil
+	}
+	i := slices.IndexFunc(about.Hosts, func(l media.HostLine) bool { return l.Name == h.Name })
+	if i < 0 {
+		return nil
+	}
+	lan := s.Networks["lan"]
+	return &sitetest.Service{
+		Host:    sitetest.Host{Name: h.Name, Role: h.Role, Addresses: about.Hosts[i].Addresses},
+		Aliases: slices.DeleteFunc([]string{"apt", "ntp", "puppet", "sci"}, func(alias string) bool { return alias == h.Name }),
+		Outside: outside(lan),
+	}
+}
+
+// outside is the address that the test plays the outside world at: that of the
+// first name server in lan, else of the gateway.
+func outside(lan site.Network) netip.Addr {
+	for _, a := range lan.DNS {
+		if lan.Subnet.Contains(a) {
+			return a
+		}
+	}
+	return lan.Gateway
+}
+
+// fillService adds what the command line says of a look at the service machine.
+func (f testFlags) fillService(s *sitetest.Service) error {
+	if s == nil {
+		if f.key != "" || f.outside != "" {
+			return usageError{errors.New("--ssh-key and --outside are for a service machine: the site has none")}
+		}
+		return nil
+	}
+	s.Uninspected, s.Extra = !f.service, f.outside
+	if f.key == "" || s.Uninspected {
+		return nil
+	}
+	var err error
+	if s.Key, err = os.ReadFile(f.key); err != nil {
+		return fmt.Errorf("cannot read the key for root: %w", err)
 	}
 	return nil
 }
@@ -168,7 +226,7 @@ func describeLine(h media.HostLine) string {
 // checkModes refuses flags of one way to test with another one.
 func checkModes(changed func(string) bool, site, faults bool) error {
 	one := []string{"host", "medium", "boot-only", "like", "cut", "flip", "refused"}
-	all := []string{"jobs", "keep-disks", "disks", "faults"}
+	all := []string{"jobs", "keep-disks", "disks", "faults", "service", "ssh-key", "outside"}
 	for _, name := range one {
 		if site && changed(name) {
 			return usageError{fmt.Errorf("--%s goes with one host only, not with --site", name)}

@@ -1,12 +1,16 @@
 // Command sci-guest is the guest of package guest: /init in an instance, and on
-// a node the tool that packs it and asks it.
+// a node the tool that packs it and asks it, and that plays what is outside of the
+// site.
 package main
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/skycover/sci-cd/pkg/guest"
@@ -22,7 +26,7 @@ func main() {
 	}
 }
 
-var errUsage = errors.New("usage: sci-guest pack MODULES OUT | get URL | scan DISK")
+var errUsage = errors.New("usage: sci-guest pack MODULES OUT | get URL | scan DISK | outside ADDRESS ROOT,… NAME=ADDRESS…")
 
 func run(ctx context.Context, args []string) error {
 	switch {
@@ -38,8 +42,32 @@ func run(ctx context.Context, args []string) error {
 		s, err := guest.ScanFile(args[1])
 		fmt.Println(s.JSON())
 		return err
+	case len(args) >= 3 && args[0] == "outside":
+		return outside(args[1], args[2], args[3:])
 	}
 	return errUsage
+}
+
+// outside serves names and files at an address, until it is ended.
+func outside(address, roots string, words []string) error {
+	ip, err := netip.ParseAddr(address)
+	if err != nil {
+		return err
+	}
+	names, err := guest.ParseNames(words)
+	if err != nil {
+		return err
+	}
+	c, err := net.ListenPacket("udp", netip.AddrPortFrom(ip, 53).String())
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", netip.AddrPortFrom(ip, 80).String())
+	if err != nil {
+		return err
+	}
+	fmt.Println("outside: ready")
+	return guest.Outside{Names: names, Roots: strings.Split(roots, ","), Say: func(line string) { fmt.Println(line) }}.Serve(c, l)
 }
 
 // pack writes the initramfs beside out and renames it.

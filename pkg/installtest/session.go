@@ -3,6 +3,7 @@ package installtest
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/skycover/sci-cd/pkg/vm"
 )
@@ -69,6 +70,12 @@ type Question struct {
 	FailOK bool // whatever the script's exit status is, its output decides
 }
 
+// Decide judges what the question's script printed, and how it ended: nothing
+// says that all is as it should be.
+func (q Question) Decide(out string, err error) string {
+	return assertion{judge: q.Judge, failOK: q.FailOK}.decide(out, err)
+}
+
 // Ask asks the host's shell and notes the answer in the report, under the
 // host's name. It returns the output and whether the check holds.
 func (s *Session) Ask(ctx context.Context, q Question) (string, bool) {
@@ -76,7 +83,7 @@ func (s *Session) Ask(ctx context.Context, q Question) (string, bool) {
 	c.Script = q.Script
 	out, err := s.Run(ctx, q.Script)
 	c.Output = out
-	problem := assertion{judge: q.Judge, failOK: q.FailOK}.decide(out, err)
+	problem := q.Decide(out, err)
 	s.r.report.Close(c, problem)
 	if problem != "" {
 		s.r.say("failed: %s: %s", q.Name, problem)
@@ -88,10 +95,16 @@ var errNoShell = errors.New("there is no shell")
 
 // Run runs a script in the host's shell, as long as a check may take.
 func (s *Session) Run(ctx context.Context, script string) (string, error) {
+	return s.RunFor(ctx, s.r.o.Limits.Check, script)
+}
+
+// RunFor is Run with a limit of its own, for a script that takes longer than a
+// check may. A script that does not end in time costs the shell.
+func (s *Session) RunFor(ctx context.Context, limit time.Duration, script string) (string, error) {
 	if s.shell == nil {
 		return "", errNoShell
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.r.o.Limits.Check)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	return s.shell.Run(ctx, script)
 }

@@ -2,6 +2,7 @@ package sitetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -12,13 +13,18 @@ import (
 	"github.com/skycover/sci-cd/pkg/installtest"
 )
 
-// checks asks each host, then the cluster, which has then to run an instance.
+// checks asks each host, then the cluster, which has then to run an instance; then
+// the service machine, which does not depend on that one.
 func (t *test) checks(ctx context.Context) error {
 	master, err := t.questions(ctx)
 	if err != nil || master == nil {
 		return err
 	}
-	return t.instances(ctx, master)
+	err = t.instances(ctx, master)
+	if err != nil && !errors.Is(err, installtest.ErrFailed) {
+		return err
+	}
+	return errors.Join(err, t.service(ctx, master))
 }
 
 // questions asks each host and the cluster; its master is nil where there is

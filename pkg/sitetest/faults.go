@@ -47,6 +47,7 @@ func Scenarios() []Scenario {
 		{Name: "three", Nodes: 3, Budget: 2 * time.Hour, Run: three,
 			Shows: "Three nodes form a cluster; each can become the master and has its configuration."},
 	}...)
+	list = append(list, serviceScenarios()...)
 	// The same cuts one by one, each while a cluster of its own forms.
 	for _, victim := range []int{0, 1} {
 		for _, step := range steps()[1:] { // nothing is heard before the first one
@@ -199,7 +200,7 @@ func cuts(ctx context.Context, s *Site, victim int, steps []string) error {
 // cutAt cuts the power of a node at some moment of a step, which begins where
 // the one before it ends, and switches it on again: it must get past that step.
 func (s *Site) cutAt(ctx context.Context, n *node, step string, length time.Duration) error {
-	all := steps()
+	all := serviceSteps()
 	before := all[max(0, slices.Index(all, step)-1)]
 	if _, err := s.line(ctx, n, time.Time{}, fmt.Sprintf("%s comes to the step %s", n.host.Name, step), "^step "+before+" ok"); err != nil {
 		return err
@@ -456,13 +457,16 @@ func (s *Site) takenOver(ctx context.Context, survivor, lost *node, tr *trial) e
 	})
 }
 
+// staysOut is what an agent says whose machine is kept out of its cluster.
+const staysOut = `^(step (cluster|nodes|parameters|configuration|verify) retry|REFUSED|failed: )`
+
 // keptOut switches the lost node on again and watches it: it believes that it is
 // the master and that the instance is its own, and must act on neither.
 func (s *Site) keptOut(ctx context.Context, survivor, lost *node, tr *trial, start uint64) error {
 	if err := s.on(lost, installtest.Power{}); err != nil {
 		return err
 	}
-	if _, err := s.line(ctx, lost, time.Time{}, lost.host.Name+" comes back and says that it stays out", `^(step (cluster|nodes|parameters|configuration|verify) retry|REFUSED|failed: )`); err != nil {
+	if _, err := s.line(ctx, lost, time.Time{}, lost.host.Name+" comes back and says that it stays out", staysOut); err != nil {
 		return err
 	}
 	if err := s.shells(ctx, lost); err != nil {

@@ -91,13 +91,18 @@ func (t *test) freeAddress() (netip.Prefix, error) {
 	for _, h := range t.o.Hosts {
 		taken[h.Addresses["lan"]] = true
 	}
+	leased := func(netip.Addr) bool { return false }
+	if s := t.o.Service; s != nil {
+		taken[s.address()] = true
+		leased = func(a netip.Addr) bool { return s.leases() && !a.Less(s.From) && !s.To.Less(a) }
+	}
 	last := lan.Masked().Addr().As4()
 	for bit := lan.Bits(); bit < 32; bit++ {
 		last[bit/8] |= 0x80 >> (bit % 8)
 	}
 	// The last one is for broadcasts, the first one names the network.
 	for a := netip.AddrFrom4(last).Prev(); a.IsValid() && lan.Contains(a) && a != lan.Masked().Addr(); a = a.Prev() {
-		if !taken[a.String()] {
+		if !taken[a.String()] && !leased(a) {
 			return netip.PrefixFrom(a, lan.Bits()), nil
 		}
 	}

@@ -264,6 +264,17 @@ func TestShellcheck(t *testing.T) {
 	for _, q := range append(hostQuestions(), tt.clusterQuestions()...) {
 		scripts[q.Name] = q.Script
 	}
+	list := []lookup{{question: "a.lab.example", kind: "A"}, {question: "192.168.50.1", kind: "PTR"}}
+	address := netip.MustParseAddr("192.168.50.1")
+	for name, script := range map[string]string{
+		"service": serviceScript("x"), "ssh": sshScript("/d", "192.168.50.20", "true"), "service logs": serviceLogs, "leave": leaveScript("/d"), "luggage": luggageScript("/d", nil),
+		"outside": outsideScript("/d", address, 24), "uplink": uplinkScript(true), "begin client": beginClientScript("/d", "x", "y", "link=lan"), "leases": leasesScript,
+		"lease": leaseScript("/d"), "lease program": leaseProgram("/d"), "dig": digScript("@192.168.50.20", list), "update": updateScript("-o a=b"), "install": installScript("", "x"),
+		"forge": forgeScript("x"), "mend": mendScript("x"), "puppet": puppetScript, "again": againScript, "changed": changedScript, "here": hereScript("x", "y"),
+		"clock": clockQuestion("192.168.50.20").Script,
+	} {
+		scripts[name] = script
+	}
 	for name, script := range scripts {
 		cmd := exec.Command("shellcheck", "-s", "sh", "-e", "SC2012,SC2029", "-")
 		cmd.Stdin = strings.NewReader(script + "\n")

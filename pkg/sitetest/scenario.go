@@ -29,6 +29,8 @@ type Scenario struct {
 	Nodes  int // of the site that it is made for
 	// Instances says that it needs a QEMU whose machines can run some.
 	Instances bool
+	// Service says that it looks at the site's service machine.
+	Service bool
 	// Asked says that it runs only if it is asked for: others show the same.
 	Asked  bool
 	Budget time.Duration
@@ -169,6 +171,10 @@ func (t *test) unfit(s Scenario) string {
 		return "the site has no cluster"
 	case nodes != s.Nodes:
 		return fmt.Sprintf("it is made for a site of %d nodes, this one has %d", s.Nodes, nodes)
+	case s.Service && t.o.Service == nil:
+		return "the site has no service machine"
+	case s.Service && !t.o.inspects():
+		return "the service machine is not to be looked at"
 	case s.Instances:
 		return t.noInstances()
 	}
@@ -248,7 +254,11 @@ func (t *test) site(ctx context.Context, s Scenario, part *installtest.Report, b
 func (s *Site) run(ctx context.Context, sc Scenario) error {
 	defer func() { _ = os.RemoveAll(s.o.WorkDir) }()
 	defer s.each(func(n *node) { n.session.Close() })
-	limit, cancel := context.WithTimeoutCause(ctx, sc.Budget, fmt.Errorf("the scenario's budget of %v is over", sc.Budget))
+	budget := sc.Budget
+	if s.o.Service != nil && !sc.Service {
+		budget += s.o.Limits.Ready // the machine is made on the way
+	}
+	limit, cancel := context.WithTimeoutCause(ctx, budget, fmt.Errorf("the scenario's budget of %v is over", budget))
 	defer cancel()
 	err := sc.Run(limit, s)
 	if err != nil && ctx.Err() == nil && !errors.Is(err, installtest.ErrFailed) {

@@ -44,8 +44,10 @@ type Options struct {
 	Networks     map[string]string // of the site: name to CIDR prefix
 	// Cluster says that the nodes form a Ganeti cluster.
 	Cluster bool
-	// ClusterAddress is the one of whichever node is the master.
-	ClusterAddress string
+	// ClusterName and ClusterAddress are those of whichever node is the master.
+	ClusterName, ClusterAddress string
+	// Service is the site's service machine; nil: it has none.
+	Service *Service
 	// Taken are addresses in lan that an instance must not have, beside those of
 	// Hosts.
 	Taken []string
@@ -58,7 +60,9 @@ type Options struct {
 	// down.
 	PressEnter bool
 
-	Memory        int // of each machine in the running site, in MiB; default 2560
+	// Memory is that of each machine in the running site, in MiB. Default 2560; 4096
+	// with a service machine, which takes 1536 of a node's.
+	Memory        int
 	InstallMemory int // of each machine while it is installed, in MiB; default 1536
 	// CPUs is how many processors each machine has. Default 2; in emulation 1: two
 	// took half as much processor time again for the same work.
@@ -95,11 +99,12 @@ type Options struct {
 type Limits struct {
 	Boot    time.Duration // of one host: power on to the installer's first line; default 15 min
 	Install time.Duration // of one host: from there to power off; default 90 min
-	Ready   time.Duration // power on of all to the last agent's "ready"; default 90 min
+	Ready   time.Duration // power on of all to the last agent's "ready"; default 90 min, 4 h with a service machine
 	Check   time.Duration // each question; default 15 min
 	Sync    time.Duration // the first synchronisation of an instance's disk; default 40 min
 	Guest   time.Duration // each wait for an instance; default 15 min
 	Line    time.Duration // each wait for a line of an agent that a fault brings about; default 30 min
+	Service time.Duration // each question to the service machine or about it; default 90 min
 	// Out is how long a lost node that has come back is watched; default 6 min,
 	// one more than Ganeti's watcher takes a turn.
 	Out time.Duration
@@ -108,6 +113,10 @@ type Limits struct {
 func (o Options) withDefaults() Options {
 	def(&o.Firmware, vm.BIOS)
 	def(&o.Accel, vm.TCG)
+	if o.Service != nil {
+		def(&o.Memory, 4096)
+		def(&o.Limits.Ready, 4*time.Hour)
+	}
 	def(&o.Memory, 2560)
 	def(&o.InstallMemory, 1536)
 	if o.Accel == vm.TCG {
@@ -122,6 +131,7 @@ func (o Options) withDefaults() Options {
 	def(&o.Limits.Sync, 40*time.Minute)
 	def(&o.Limits.Guest, 15*time.Minute)
 	def(&o.Limits.Line, 30*time.Minute)
+	def(&o.Limits.Service, 90*time.Minute)
 	def(&o.Limits.Out, 6*time.Minute)
 	def(&o.hurry, 1)
 	def(&o.guestDir, "/var/lib/sci-test")
@@ -172,6 +182,9 @@ func with(ctx context.Context, o Options, run func(*test) error) (*installtest.R
 	if err := t.disks(); err != nil {
 		return nil, err
 	}
+	if err := t.unready(); err != nil {
+		return nil, err
+	}
 	err = run(t)
 	if errors.Is(err, installtest.ErrFailed) {
 		err = nil
@@ -188,6 +201,9 @@ func newReport(o Options, version vm.Version) *installtest.Report {
 	r.Image(o.ISO)
 	for _, h := range o.Hosts {
 		r.Property("Host", "%s, role %s: %s", h.Name, h.Role, strings.Join(h.wiring(o), ", "))
+	}
+	if s := o.Service; s != nil {
+		r.Property("Service machine", "%s, at %s", s.Host.Name, s.address())
 	}
 	r.Property("Firmware", "%s", installtest.FirmwareName(o.Firmware))
 	r.Property("Machines", "%d MiB memory, %d for the installation, %d processors each; one switch for each network, no way out",
