@@ -93,7 +93,7 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{hint.New(err, "see: "+c.CommandPath()+" --help")}
 	})
-	root.AddCommand(newRun(), newStatus(), newJoin(), newTakeOver(), newMetrics(), newBanner(), newInstaller(), newVersion())
+	root.AddCommand(newRun(), newStatus(), newJoin(), newTakeOver(), newMetrics(), newApprox(), newBanner(), newInstaller(), newVersion())
 	for _, c := range append(root.Commands(), root) {
 		if c.Args == nil {
 			c.Args = noArguments
