@@ -55,10 +55,10 @@ type Report struct {
 	Files       int    `json:"files"`
 	Packages    int    `json:"packages"`
 	Fingerprint string `json:"keyFingerprint"` // of the key on the medium
-	Trusted     bool   `json:"trusted"`        // the key came from elsewhere
 	// Debian are the pockets whose indexes on the medium are signed by Debian and
 	// name what stands beside them.
 	Debian   []string  `json:"debian,omitempty"`
+	Trusted  bool      `json:"trusted"` // the key came from elsewhere
 	Problems []Problem `json:"problems"`
 }
 
