@@ -93,7 +93,7 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{hint.New(err, "see: "+c.CommandPath()+" --help")}
 	})
-	root.AddCommand(newRun(), newStatus(), newJoin(), newTakeOver(), newMetrics(), newChallenge(), newAutosign(), newBanner(), newInstaller(), newOS(), newVersion())
+	root.AddCommand(newRun(), newStatus(), newJoin(), newTakeOver(), newMetrics(), newChallenge(), newAutosign(), newApprox(), newBanner(), newInstaller(), newOS(), newVersion())
 	for _, c := range append(root.Commands(), root) {
 		if c.Args == nil {
 			c.Args = noArguments

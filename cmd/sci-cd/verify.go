@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"regexp"
 	"strings"
 
@@ -14,7 +15,7 @@ import (
 )
 
 func newVerify(ui *ui) *cobra.Command {
-	var key string
+	var key, keyring string
 	c := &cobra.Command{
 		Use:   "verify ISO",
 		Short: "Check every digest and signature of an ISO, offline",
@@ -35,6 +36,12 @@ the fingerprint that the build printed.`,
 					return err
 				}
 			}
+			if keyring != "" {
+				var err error
+				if o.Debian, err = pgp.LoadKeyring(keyring); err != nil {
+					return err
+				}
+			}
 			f, length, err := openImage(args[0])
 			if err != nil {
 				return err
@@ -47,6 +54,7 @@ the fingerprint that the build printed.`,
 			return judge(ui, r, args[0])
 		},
 	}
+	c.Flags().StringVar(&keyring, "keyring", os.Getenv("SCI_CD_KEYRING"), "keys that the archive's own indexes are believed by, instead of Debian's (SCI_CD_KEYRING)")
 	c.Flags().StringVar(&key, "key", "", "the site's key, from elsewhere than the medium: a `FILE`, public or private, or its fingerprint")
 	return c
 }
@@ -72,6 +80,9 @@ func judge(ui *ui, r *verify.Report, path string) error {
 	}
 	if len(r.Problems) == 0 {
 		text = fmt.Sprintf("%s: %d files, %d packages, %s: all as built\n  sha256 %s\n  key    %s, %s\n", path, r.Files, r.Packages, size(r.Size), r.SHA256, r.Fingerprint, trust(r))
+		if len(r.Debian) > 0 {
+			text += fmt.Sprintf("  debian %s: indexes signed by the archive's keys\n", strings.Join(r.Debian, ", "))
+		}
 	}
 	if err := ui.result(r, "%s", text); err != nil || len(r.Problems) == 0 {
 		return err

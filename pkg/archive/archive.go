@@ -83,6 +83,17 @@ type Release struct {
 	Date       time.Time
 	ValidUntil time.Time // zero if the archive sets no end
 	URL        string    // of the file that SHA256 is of
+	Size       int64     // of the same, in bytes
+	// Indexes are the files that apt asks this pocket for, in the form in which
+	// it asks. There are none where the archive has no InRelease.
+	Indexes []Index
+}
+
+// Index is a file below a pocket's directory that its Release file names.
+type Index struct {
+	Path   string // "main/binary-amd64/Packages.xz"
+	SHA256 string // hex
+	Size   int64  // bytes
 }
 
 // Kind tells packages for a system from those for the installer.

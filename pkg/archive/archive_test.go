@@ -109,6 +109,53 @@ trixie-security deb libhello1 1.0-1+deb13u1 amd64
 	}
 }
 
+// indexesOf are the files that apt asks a pocket for.
+func indexesOf(files map[string][]byte, dir string) (list []archive.Index) {
+	for _, name := range []string{
+		"main/binary-amd64/Packages.xz", "main/i18n/Translation-en.xz",
+		"non-free-firmware/binary-amd64/Packages.xz", "non-free-firmware/i18n/Translation-en.xz",
+	} {
+		data := files["dists/"+dir+"/"+name]
+		list = append(list, archive.Index{Path: name, SHA256: digest(data), Size: int64(len(data))})
+	}
+	return list
+}
+
+// TestIndexes: in the form that is listed, none for an archive that apt cannot
+// ask for an InRelease.
+func TestIndexes(t *testing.T) {
+	for _, tt := range []struct {
+		summary string
+		change  func(*testarchive.Suite)
+		want    []string
+	}{
+		{"gz only", func(s *testarchive.Suite) { s.Compressions = []string{".gz"} }, []string{
+			"main/binary-amd64/Packages.gz", "main/i18n/Translation-en.gz",
+			"non-free-firmware/binary-amd64/Packages.gz", "non-free-firmware/i18n/Translation-en.gz"}},
+		{"all apart", func(s *testarchive.Suite) { s.AllApart, s.Components = true, []string{"main"} }, []string{
+			"main/binary-amd64/Packages.xz", "main/binary-all/Packages.xz", "main/i18n/Translation-en.xz"}},
+		{"Release and Release.gpg", func(s *testarchive.Suite) { s.Detached = true }, nil},
+	} {
+		ta := testarchive.New(t)
+		for _, s := range ta.Suites {
+			tt.change(s)
+		}
+		o := options(t, ta, ta.Serve(t))
+		o.Components = ta.Suites[0].Components
+		a, err := archive.Open(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, x := range a.Releases()[0].Indexes {
+			got = append(got, x.Path)
+		}
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("%s: indexes (-want +got):\n%s", tt.summary, diff)
+		}
+	}
+}
+
 func TestReleasesAndFetch(t *testing.T) {
 	ta := testarchive.New(t)
 	url := ta.Serve(t)
@@ -127,7 +174,8 @@ func TestReleasesAndFetch(t *testing.T) {
 		name := "dists/" + s.Dir + "/InRelease"
 		want = append(want, archive.Release{
 			Pocket: s.Dir, Suite: s.Suite, Codename: s.Codename, Version: s.Version, SHA256: digest(files[name]),
-			Date: s.Date, ValidUntil: s.ValidUntil, URL: url + "/" + name,
+			Date: s.Date, ValidUntil: s.ValidUntil, URL: url + "/" + name, Size: int64(len(files[name])),
+			Indexes: indexesOf(files, s.Dir),
 		})
 	}
 	if diff := cmp.Diff(want, a.Releases()); diff != "" {

@@ -128,7 +128,7 @@ func (r *reader) readPocketOnce(ctx context.Context, p pocket) (contents, error)
 	}
 	c := contents{releases: []Release{{
 		Pocket: p.directory(), Suite: rel.suite, Codename: rel.codename, Version: rel.version,
-		SHA256: rel.sum, Date: rel.date, ValidUntil: rel.validUntil, URL: rel.url,
+		SHA256: rel.sum, Date: rel.date, ValidUntil: rel.validUntil, URL: rel.url, Size: rel.size, Indexes: r.wanted(rel),
 	}}}
 	for i, x := range indexes {
 		c.packages = slices.Grow(c.packages, len(found[i]))
@@ -169,6 +169,38 @@ func (r *reader) indexes(p pocket, rel *signed) ([]index, error) {
 		f, ok := rel.files[x.path]
 		return ok && f.size == 0
 	}), nil
+}
+
+// preferred is the order in which apt takes compressed indexes, of those that
+// Debian's archive has (apt.conf(5), Acquire::CompressionTypes::Order).
+var preferred = [...]string{".xz", ".gz", ""}
+
+// wanted lists what apt asks for at an update: the lists of packages of each
+// component, and the English descriptions.
+func (r *reader) wanted(rel *signed) []Index {
+	if path.Base(rel.url) != "InRelease" {
+		return nil
+	}
+	archs := []string{r.o.Arch}
+	if slices.Contains(rel.archs, "all") && !rel.noAll {
+		archs = append(archs, "all")
+	}
+	var list []Index
+	add := func(name string) {
+		for _, ext := range preferred {
+			if f, ok := rel.files[name+ext]; ok {
+				list = append(list, Index{Path: name + ext, SHA256: f.sum, Size: f.size})
+				return
+			}
+		}
+	}
+	for _, component := range r.o.Components {
+		for _, arch := range archs {
+			add(component + "/binary-" + arch + "/Packages")
+		}
+		add(component + "/i18n/Translation-en")
+	}
+	return slices.DeleteFunc(list, func(x Index) bool { return x.Size == 0 })
 }
 
 // compressions in the order of preference: gzip costs a sixth of xz in CPU for

@@ -120,8 +120,9 @@ func sumOf(data []byte) string {
 // signed is a Release file whose signature was verified.
 type signed struct {
 	*release
-	url string
-	sum string // of the file at url
+	url  string
+	sum  string // of the file at url
+	size int64  // of the same
 }
 
 // readRelease gets the pocket's Release file, verifies and judges it. Like apt
@@ -196,7 +197,7 @@ func (r *reader) fetchDetached(ctx context.Context, p pocket, dir string) (*sign
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", show(url), err)
 	}
-	return &signed{rel, url, sumOf(data)}, nil
+	return &signed{rel, url, sumOf(data), int64(len(data))}, nil
 }
 
 func (r *reader) cachedRelease(inRelease string) (*signed, error) {
@@ -221,7 +222,7 @@ func (r *reader) verify(url string, data []byte) (*signed, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", show(url), err)
 	}
-	return &signed{rel, url, sumOf(data)}, nil
+	return &signed{rel, url, sumOf(data), int64(len(data))}, nil
 }
 
 // judge says whether a genuine Release file is the one to use: a signature

@@ -97,6 +97,10 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	debian, debianLines, err := debianTree(ctx, o, l, files) // Debian's own indexes, for the service machine's package cache
+	if err != nil {
+		return nil, err
+	}
 	o.step("installer")
 	boot, err := makeInstaller(ctx, o, l, files, classes, key, when) // kernel, initrd, boot loaders
 	if err != nil {
@@ -114,8 +118,10 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	about := manifest(o, l, classes, images, agent, key, boot, when)
+	about.Debian = debianLines
 	t, image, err := media.Tree(media.Options{
-		Manifest: manifest(o, l, classes, images, agent, key, boot, when), Repository: repository,
+		Manifest: about, Repository: repository, Debian: debian,
 		Kernel: boot.kernel, Initrd: boot.initrd, Loaders: boot.loaders, Roles: roles, Firmware: drivers, Key: key, Time: when,
 	})
 	if err != nil {

@@ -191,7 +191,7 @@ func TestBuild(t *testing.T) {
 	if got := hex.EncodeToString(sum[:]); r.SHA256 != got || r.Size != int64(len(data)) {
 		t.Errorf("Result says %s, %d bytes; the file has %s, %d", r.SHA256, r.Size, got, len(data))
 	}
-	report, err := verify.Image(t.Context(), bytes.NewReader(data), int64(len(data)), verify.Options{})
+	report, err := verify.Image(t.Context(), bytes.NewReader(data), int64(len(data)), verify.Options{Debian: b.archive.Keyring(t)})
 	if err != nil {
 		t.Fatal(err)
 	}

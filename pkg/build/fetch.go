@@ -37,15 +37,8 @@ func fetch(ctx context.Context, o Options, l *lock.Lock) (map[string]string, err
 			files[p.SHA256] = filepath.Join(o.Site.DebsPath(), path.Base(p.Path))
 			continue
 		}
-		base := opts.Main
-		switch {
-		case strings.HasSuffix(p.Pocket, "-security"):
-			base = opts.Security
-		case strings.HasSuffix(p.Pocket, "-updates"):
-			base = opts.Updates
-		}
 		items = append(items, archive.Item{
-			Name: p.Name + " " + p.Version, URLs: []string{strings.TrimRight(base, "/") + "/" + p.Path},
+			Name: p.Name + " " + p.Version, URLs: []string{strings.TrimRight(baseOf(opts, p.Pocket), "/") + "/" + p.Path},
 			SHA256: p.SHA256, Size: p.Size,
 		})
 	}

@@ -95,6 +95,9 @@ func inputs(o Options, classes []*profile.Selection) (string, error) {
 		return "", err
 	}
 	fmt.Fprintf(&b, "agent %s\n", control.Get("Depends"))
+	if wantsIndexes(o) {
+		b.WriteString("indexes 1\n") // locks from before there were any are stale
+	}
 	return digest([]byte(b.String())), nil
 }
 
@@ -174,6 +177,10 @@ func MakePlan(ctx context.Context, o Options) (*Plan, error) {
 		return nil, err
 	}
 	plan.Lock = p.lock(o, a, want)
+	if err := lockIndexes(ctx, o, a, plan.Lock); err != nil {
+		return nil, err
+	}
+	plan.Lock.Sort() // as it will be read back: a build with a new lock gives the same bytes
 	return plan, nil
 }
 
@@ -370,7 +377,6 @@ func (p *planner) lock(o Options, a *archive.Archive, want string) *lock.Lock {
 	for _, pkg := range p.locked {
 		l.Packages = append(l.Packages, *pkg)
 	}
-	l.Sort() // as it will be read back: a build with a new lock gives the same bytes
 	return l
 }
 

@@ -7,16 +7,22 @@
 // system shows an update as what it is. Words are separated by white space, "#"
 // at the beginning of a line is a comment, "-" stands for an empty word:
 //
-//	format 1
+//	format 2
 //	release CODENAME ARCHITECTURE
 //	inputs SHA256
 //	pocket NAME SUITE VERSION DATE SHA256
+//	index POCKET SIZE SHA256 PATH
 //	KIND NAME VERSION ARCHITECTURE USES POCKET SIZE SHA256 PRIORITY SECTION PATH
 //	end COUNT
 //
 // KIND is "deb" or "udeb". USES joins with commas what the package is for: role
 // names, "installer", "boot". The last line tells how many packages there are:
 // without it the file was cut off.
+//
+// An index is a file below the pocket's directory that goes onto the medium as
+// the archive has it, InRelease among them: the service machine's package cache
+// is filled with them. A lock without one is written as format 1, which has no
+// such line.
 //
 // A pocket is one of the archive's ("trixie-security") or Local, which has no
 // Release file: packages that the site brings itself.
@@ -32,8 +38,12 @@ import (
 	"github.com/skycover/sci-cd/pkg/hint"
 )
 
-// Format is the version of the file format that this package writes and reads.
-const Format = 1
+// Format is the version of the file format of a lock without indexes, and
+// FormatIndexes that of one with them. This package writes and reads both.
+const (
+	Format        = 1
+	FormatIndexes = 2
+)
 
 // Local is the pocket of packages that come from no archive.
 const Local = "local"
@@ -46,7 +56,16 @@ type Lock struct {
 	// changes, the lock is stale.
 	Inputs   string
 	Releases []Release
+	Indexes  []Index
 	Packages []Package
+}
+
+// Index is a file below the directory of a pocket.
+type Index struct {
+	Pocket string
+	Path   string // "InRelease", "main/binary-amd64/Packages.xz"
+	SHA256 string
+	Size   int64 // in bytes
 }
 
 // Release is the InRelease file of one pocket.
@@ -124,6 +143,9 @@ func (l *Lock) ByUse(use string) []Package {
 // Sort brings the lock into the order in which it is written.
 func (l *Lock) Sort() {
 	slices.SortFunc(l.Releases, func(a, b Release) int { return strings.Compare(a.Pocket, b.Pocket) })
+	slices.SortFunc(l.Indexes, func(a, b Index) int {
+		return cmp.Or(strings.Compare(a.Pocket, b.Pocket), strings.Compare(a.Path, b.Path))
+	})
 	slices.SortFunc(l.Packages, order)
 	for i := range l.Packages {
 		uses := slices.Clone(l.Packages[i].Uses)

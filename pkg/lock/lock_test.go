@@ -95,7 +95,7 @@ func TestParseErrors(t *testing.T) {
 		{"text after the end", "end 4\n", "end 4\nextra\n", `sci.lock:14: "extra" after the end`},
 		{"empty", exampleText, "", `sci.lock:1: lock is empty`},
 		{"only comments", exampleText, "# nothing\n", `sci.lock:2: lock is empty`},
-		{"newer format", "format 1", "format 2", `sci.lock:4: format 2 is not known, only 1 is`},
+		{"newer format", "format 1", "format 3", `sci.lock:4: format 3 is not known, only 1 and 2 are`},
 		{"no format", "format 1\n", "", `sci.lock:4: the first line must be "format 1", not "release"`},
 		{"no inputs", "inputs " + digestC + "\n", "", `sci.lock:13: no "inputs" line`},
 		{"second release", "inputs ", "release bookworm amd64\ninputs ", `sci.lock:6: release stands in line 5 already`},

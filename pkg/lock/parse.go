@@ -94,7 +94,7 @@ func (p *parser) add(line []byte) {
 }
 
 func (p *parser) keyword(keyword string, words []string) {
-	want := map[string]int{"format": 1, "release": 2, "inputs": 1, "pocket": 5, "deb": 10, "udeb": 10, "end": 1}[keyword]
+	want := map[string]int{"format": 1, "release": 2, "inputs": 1, "pocket": 5, "index": 4, "deb": 10, "udeb": 10, "end": 1}[keyword]
 	if want == 0 {
 		if strings.HasPrefix(keyword, "<<<<<<<") || strings.HasPrefix(keyword, "=======") || strings.HasPrefix(keyword, ">>>>>>>") {
 			p.failf("unresolved merge conflict")
@@ -123,6 +123,8 @@ func (p *parser) keyword(keyword string, words []string) {
 		p.l.Inputs = p.digest(words[0])
 	case "pocket":
 		p.pocket(words)
+	case "index":
+		p.index(words)
 	case "end":
 		p.ended = true
 		if n, err := strconv.Atoi(words[0]); err != nil || n != len(p.l.Packages) {
@@ -141,9 +143,39 @@ func (p *parser) format(word string) {
 		return
 	}
 	p.l.Format = n
-	if n != Format {
+	if n != Format && n != FormatIndexes {
 		p.foreign = true
-		p.failf("format %d is not known, only %d is", n, Format)
+		p.failf("format %d is not known, only %d and %d are", n, Format, FormatIndexes)
+	}
+}
+
+func (p *parser) index(w []string) {
+	x := Index{Pocket: p.need("pocket", w[0]), SHA256: p.digest(w[2]), Path: w[3]}
+	if p.l.Format < FormatIndexes {
+		p.failf("format %d has no index", p.l.Format)
+	}
+	if line, ok := p.pockets[x.Pocket]; !ok || line == 0 {
+		p.failf("pocket %q is not named above", x.Pocket)
+	}
+	x.Size = p.size(w[1])
+	p.below(x.Path, "a pocket")
+	p.once("index " + x.Pocket + " " + x.Path)
+	p.l.Indexes = append(p.l.Indexes, x)
+}
+
+// size reads a number of bytes.
+func (p *parser) size(word string) int64 {
+	n, err := strconv.ParseInt(word, 10, 64)
+	if err != nil || n <= 0 {
+		p.failf("size %q is no number above 0", word)
+	}
+	return n
+}
+
+// below refuses a path that leads out of what it is relative to.
+func (p *parser) below(name, what string) {
+	if name == "" || path.IsAbs(name) || path.Clean(name) != name || name == ".." || strings.HasPrefix(name, "../") {
+		p.failf("%q is no path below %s", name, what)
 	}
 }
 
@@ -178,13 +210,8 @@ func (p *parser) pkg(kind string, w []string) {
 	if _, ok := p.pockets[pkg.Pocket]; !ok {
 		p.failf("pocket %q is not named above", pkg.Pocket)
 	}
-	var err error
-	if pkg.Size, err = strconv.ParseInt(w[5], 10, 64); err != nil || pkg.Size <= 0 {
-		p.failf("size %q is no number above 0", w[5])
-	}
-	if pkg.Path == "" || path.IsAbs(pkg.Path) || path.Clean(pkg.Path) != pkg.Path || pkg.Path == ".." || strings.HasPrefix(pkg.Path, "../") {
-		p.failf("%q is no path below an archive", pkg.Path)
-	}
+	pkg.Size = p.size(w[5])
+	p.below(pkg.Path, "an archive")
 	p.once(kind + " " + pkg.Name + " " + pkg.Version + " " + pkg.Architecture)
 	p.l.Packages = append(p.l.Packages, pkg)
 }

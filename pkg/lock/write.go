@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -18,13 +19,17 @@ const heading = `# Written by "sci-cd lock". It belongs beside the site file, un
 
 // Bytes returns the file. It depends on what l holds only, not on the order.
 func (l *Lock) Bytes() []byte {
-	sorted := Lock{l.Format, l.Codename, l.Arch, l.Inputs, append([]Release(nil), l.Releases...), append([]Package(nil), l.Packages...)}
+	sorted := *l
+	sorted.Releases, sorted.Indexes, sorted.Packages = slices.Clone(l.Releases), slices.Clone(l.Indexes), slices.Clone(l.Packages)
 	sorted.Sort()
 	var b bytes.Buffer
 	b.WriteString(heading)
-	fmt.Fprintf(&b, "format %d\nrelease %s %s\ninputs %s\n", max(l.Format, Format), word(l.Codename), word(l.Arch), word(l.Inputs))
+	fmt.Fprintf(&b, "format %d\nrelease %s %s\ninputs %s\n", l.format(), word(l.Codename), word(l.Arch), word(l.Inputs))
 	for _, r := range sorted.Releases {
 		fmt.Fprintf(&b, "pocket %s %s %s %s %s\n", word(r.Pocket), word(r.Suite), word(r.Version), r.Date.UTC().Format(time.RFC3339), r.SHA256)
+	}
+	for _, x := range sorted.Indexes {
+		fmt.Fprintf(&b, "index %s %d %s %s\n", word(x.Pocket), x.Size, x.SHA256, word(x.Path))
 	}
 	w := tabwriter.NewWriter(&b, 0, 0, 1, ' ', 0)
 	for _, p := range sorted.Packages {
@@ -36,6 +41,14 @@ func (l *Lock) Bytes() []byte {
 	_ = w.Flush()
 	fmt.Fprintf(&b, "end %d\n", len(sorted.Packages))
 	return b.Bytes()
+}
+
+// format is that of the file: the lowest that can hold the lock.
+func (l *Lock) format() int {
+	if len(l.Indexes) > 0 {
+		return max(l.Format, FormatIndexes)
+	}
+	return max(l.Format, Format)
 }
 
 func word(s string) string {

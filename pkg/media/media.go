@@ -8,6 +8,8 @@
 //	.disk/                   info, base_installable, id/…: what d-i looks for
 //	EFI/boot/                shim, grub, MokManager for firmware that looks here
 //	boot/grub/               grub.cfg, efi.img (the FAT image of El Torito)
+//	debian/                  Debian's own signed indexes and paths, where the site
+//	                         has a service machine (files of pool/ have two names)
 //	dists/, pool/            the repository, signed with the site's key
 //	firmware/                firmware packages where d-i looks for them
 //	install/                 kernel and initrd
@@ -46,6 +48,7 @@ const (
 	SumsSigPath  = "SHA256SUMS.asc"
 	EFIImage     = "boot/grub/efi.img"
 	Isolinux     = "isolinux/isolinux.bin"
+	DebianDir    = "debian"
 	md5Path      = "md5sum.txt"
 )
 
@@ -82,6 +85,33 @@ type Manifest struct {
 	Hosts    []HostLine        `json:"hosts"`
 	Roles    []RoleLine        `json:"roles"`
 	Packages []Package         `json:"packages"`
+	// Debian are the pockets of Debian's own archive whose signed indexes are on
+	// the medium, below DebianDir; none where the site has no service machine.
+	Debian []DebianLine `json:"debian,omitempty"`
+}
+
+// DebianLine is a pocket whose indexes are on the medium as Debian signed them.
+type DebianLine struct {
+	Repository string    `json:"repository"` // directory below DebianDir
+	Pocket     string    `json:"pocket"`     // "trixie-security"
+	Version    string    `json:"version,omitempty"`
+	Date       time.Time `json:"date"`    // of its Release file
+	Indexes    int       `json:"indexes"` // how many, InRelease among them
+}
+
+// Repository is the directory below DebianDir for a pocket, and its name in the
+// service machine's package cache. There is none for what is no pocket for
+// clients.
+func Repository(codename, pocket string) (name string, ok bool) {
+	switch pocket {
+	case codename:
+		return "debian", true
+	case codename + "-updates":
+		return "updates", true
+	case codename + "-security":
+		return "security", true
+	}
+	return "", false
 }
 
 // BootLine names what the ISO writer changes on its way, so that SHA256SUMS
@@ -157,6 +187,7 @@ type Package struct {
 type Options struct {
 	Manifest   Manifest
 	Repository *tree.Tree // pool/ and dists/
+	Debian     *tree.Tree // below DebianDir; nil for none
 	Kernel     []byte
 	Initrd     tree.Entry // Path is set by Tree
 	Loaders    Loaders
@@ -171,6 +202,11 @@ func Tree(o Options) (*tree.Tree, *iso.Options, error) {
 	t := &tree.Tree{}
 	if err := t.Merge("", o.Repository); err != nil {
 		return nil, nil, err
+	}
+	if o.Debian != nil {
+		if err := t.Merge(DebianDir, o.Debian); err != nil {
+			return nil, nil, err
+		}
 	}
 	if err := t.Merge("sci", o.Roles); err != nil {
 		return nil, nil, err

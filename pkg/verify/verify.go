@@ -41,19 +41,25 @@ type Options struct {
 	// Fingerprint, in upper case hex, is what the key on the medium must have;
 	// as good as Key.
 	Fingerprint string
+	// Debian are the keys of Debian's own archive, whose indexes may be on the
+	// medium; the zero value takes those that are built in.
+	Debian pgp.Keyring
 	// Progress is told how many bytes of the image were read; nil is silence.
 	Progress func(done, total int64)
 }
 
 // Report is what was found.
 type Report struct {
-	Size        int64     `json:"size"`   // bytes of the image
-	SHA256      string    `json:"sha256"` // of the whole image
-	Files       int       `json:"files"`
-	Packages    int       `json:"packages"`
-	Fingerprint string    `json:"keyFingerprint"` // of the key on the medium
-	Trusted     bool      `json:"trusted"`        // the key came from elsewhere
-	Problems    []Problem `json:"problems"`
+	Size        int64  `json:"size"`   // bytes of the image
+	SHA256      string `json:"sha256"` // of the whole image
+	Files       int    `json:"files"`
+	Packages    int    `json:"packages"`
+	Fingerprint string `json:"keyFingerprint"` // of the key on the medium
+	// Debian are the pockets whose indexes on the medium are signed by Debian and
+	// name what stands beside them.
+	Debian   []string  `json:"debian,omitempty"`
+	Trusted  bool      `json:"trusted"` // the key came from elsewhere
+	Problems []Problem `json:"problems"`
 }
 
 // Problem is something that is not as it should be.
@@ -85,6 +91,7 @@ func Image(ctx context.Context, r io.ReaderAt, size int64, o Options) (*Report, 
 	c.sums()       // every file
 	c.manifest()   // what the medium says of itself
 	c.repository() // dists/ and pool/
+	c.debian()     // debian/: the chain from Debian's keys
 	c.boot()       // what no list of digests can hold
 	return c.report, nil
 }

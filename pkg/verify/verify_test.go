@@ -62,6 +62,8 @@ func (m *medium) find(b []byte) int {
 }
 
 var (
+	digests = regexp.MustCompile(`[0-9a-f]{64}`)
+
 	sums = regexp.MustCompile(`[0-9a-f]{16}…`)
 	keys = regexp.MustCompile(`[0-9A-F]{16,40}`)
 )
@@ -75,12 +77,15 @@ func problems(t *testing.T, data []byte, o verify.Options) []string {
 	}
 	var list []string
 	for _, p := range r.Problems {
+		p.Place = digests.ReplaceAllString(p.Place, "SUM")
 		list = append(list, keys.ReplaceAllString(sums.ReplaceAllString(p.String(), "#"), "KEY"))
 	}
 	return list
 }
 
 const (
+	debianDists = "debian/debian/dists/trixie/"
+
 	ganeti  = "pool/main/g/ganeti/ganeti_1.0-1_amd64.deb"
 	damaged = "image: volume descriptors, path tables or directories are damaged: their digest is not the disk id in the first sector"
 	altered = "cannot verify signature: signature does not match the content: KEY SCI-CD site lab <root@lab.example>"
@@ -90,16 +95,17 @@ const (
 // complaints.
 func TestImage(t *testing.T) {
 	built := buildtest.NewMedium(t)
+	ring := built.Debian
 	original, err := os.ReadFile(built.Path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Run("as built", func(t *testing.T) {
-		r, err := verify.Image(t.Context(), bytes.NewReader(original), int64(len(original)), verify.Options{})
+		r, err := verify.Image(t.Context(), bytes.NewReader(original), int64(len(original)), verify.Options{Debian: ring})
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := &verify.Report{Size: built.Result.Size, SHA256: built.Result.SHA256, Files: r.Files, Packages: r.Packages, Fingerprint: built.Key.Fingerprint(), Problems: []verify.Problem{}}
+		want := &verify.Report{Size: built.Result.Size, SHA256: built.Result.SHA256, Files: r.Files, Packages: r.Packages, Fingerprint: built.Key.Fingerprint(), Debian: []string{"trixie", "trixie-security", "trixie-updates"}, Problems: []verify.Problem{}}
 		if diff := cmp.Diff(want, r); diff != "" {
 			t.Error(diff)
 		}
@@ -113,6 +119,7 @@ func TestImage(t *testing.T) {
 		want    []string
 	}{
 		{"a package", func(m *medium) { m.data[m.at(ganeti)+200] ^= 1 }, []string{
+			"debian/debian/" + ganeti + ": has SHA-256 #, SHA256SUMS says #",
 			ganeti + ": has SHA-256 #, SHA256SUMS says #"}},
 		{"the kernel", func(m *medium) { m.data[m.at(media.KernelPath)] ^= 1 }, []string{
 			media.KernelPath + ": has SHA-256 #, SHA256SUMS says #"}},
@@ -151,6 +158,15 @@ func TestImage(t *testing.T) {
 		}, []string{
 			"dists/trixie/main/binary-amd64/Packages: has SHA-256 #, SHA256SUMS says #",
 			"dists/trixie/main/binary-amd64/Packages.gz: is not Packages compressed"}},
+		{"the archive's InRelease", func(m *medium) {
+			copy(m.data[m.at(debianDists+"InRelease")+bytes.Index(m.data[m.at(debianDists+"InRelease"):], []byte("Origin: Debian")):], "Origin: DebiaN")
+		}, []string{
+			debianDists + "InRelease: has SHA-256 #, SHA256SUMS says #",
+			debianDists + "InRelease: cannot verify signature: signature does not match the content: KEY Test archive (not for use) <test@example.org>",
+			"debian/debian: not examined"}},
+		{"the archive's Packages", func(m *medium) { m.data[m.at(debianDists+"main/i18n/Translation-en.gz")+20] ^= 1 }, []string{
+			debianDists + "main/i18n/Translation-en.gz: has SHA-256 #, SHA256SUMS says #",
+			debianDists + "main/i18n/by-hash/SHA256/SUM: has SHA-256 #, SHA256SUMS says #"}},
 		{"the key on the medium", func(m *medium) { copy(m.data[m.at(media.KeyPath)+60:], "AAAA") }, []string{
 			"sci/site-key.asc: cannot read keyring: openpgp: invalid data: first packet was not a public/private key",
 			"SHA256SUMS: cannot verify signature: signed by a key that is not in the keyring: KEY",
@@ -221,19 +237,19 @@ func TestImage(t *testing.T) {
 		t.Run(test.summary, func(t *testing.T) {
 			m := &medium{T: t, data: bytes.Clone(original), key: built.Key}
 			test.tamper(m)
-			got, want := withoutNumbers(problems(t, m.data, verify.Options{})), withoutNumbers(test.want)
+			got, want := withoutNumbers(problems(t, m.data, verify.Options{Debian: ring})), withoutNumbers(test.want)
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("problems (-want +got):\n%s", diff)
 			}
 		})
 	}
-	t.Run("made anew", func(t *testing.T) { made(t, original, built.Key) })
-	t.Run("keys", func(t *testing.T) { keyed(t, original, built.Key) })
-	t.Run("every place", func(t *testing.T) { everywhere(t, original) })
+	t.Run("made anew", func(t *testing.T) { made(t, original, built.Key, ring) })
+	t.Run("keys", func(t *testing.T) { keyed(t, original, built.Key, ring) })
+	t.Run("every place", func(t *testing.T) { everywhere(t, original, ring) })
 	t.Run("interrupted", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, err := verify.Image(ctx, bytes.NewReader(original), int64(len(original)), verify.Options{}); !errors.Is(err, context.Canceled) {
+		if _, err := verify.Image(ctx, bytes.NewReader(original), int64(len(original)), verify.Options{Debian: ring}); !errors.Is(err, context.Canceled) {
 			t.Errorf("Image = %v; want context.Canceled", err)
 		}
 	})
@@ -252,7 +268,7 @@ func withoutNumbers(list []string) []string {
 
 // made changes the tree of a medium and writes it anew, as somebody would who
 // has our tools but not the key.
-func made(t *testing.T, original []byte, key *pgp.Key) {
+func made(t *testing.T, original []byte, key *pgp.Key, ring pgp.Keyring) {
 	file := func(name, text string) tree.Entry {
 		e := &tree.Tree{}
 		if err := e.AddBytes(name, 0o644, []byte(text)); err != nil {
@@ -306,6 +322,24 @@ func made(t *testing.T, original []byte, key *pgp.Key) {
 			}
 			return resign(m, key)
 		}, []string{"dists/trixie/main/binary-amd64/Packages.xz: is not named by Release"}},
+		{"another package in the archive's paths, in signed sums", func(m *tree.Tree) error {
+			m.Remove("debian/debian/" + ganeti)
+			if err := m.Add(file("debian/debian/"+ganeti, "!<arch>\n")); err != nil {
+				return err
+			}
+			return resign(m, key)
+		}, []string{"debian/debian/" + ganeti + ": has SHA-256 #, " + debianDists + "main/binary-amd64/Packages.gz says #"}},
+		{"something more in the archive's paths, in signed sums", func(m *tree.Tree) error {
+			if err := m.Add(file("debian/debian/pool/main/x/x_1_amd64.deb", "!<arch>\n")); err != nil {
+				return err
+			}
+			return resign(m, key)
+		}, []string{"debian/debian/pool/main/x/x_1_amd64.deb: is not named by Debian's signed indexes"}},
+		{"an index of the archive less, in signed sums", func(m *tree.Tree) error {
+			m.Remove(debianDists + "main/i18n/Translation-en.gz")
+			return resign(m, key)
+		}, []string{"debian/debian/dists/trixie: holds 4 of the files that InRelease names and itself, sci/manifest.json says 5",
+			debianDists + "main/i18n/by-hash/SHA256/SUM: is not named by Debian's signed indexes"}},
 		{"another package, in signed sums", func(m *tree.Tree) error {
 			m.Remove(ganeti)
 			if err := m.Add(file(ganeti, "!<arch>\n")); err != nil {
@@ -317,7 +351,7 @@ func made(t *testing.T, original []byte, key *pgp.Key) {
 			ganeti + ": has 8 bytes, dists/trixie/main/binary-amd64/Packages says 1"}},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
-			got := withoutNumbers(problems(t, rewrite(t, original, test.tamper), verify.Options{}))
+			got := withoutNumbers(problems(t, rewrite(t, original, test.tamper), verify.Options{Debian: ring}))
 			if diff := cmp.Diff(withoutNumbers(test.want), got); diff != "" {
 				t.Errorf("problems (-want +got):\n%s", diff)
 			}
@@ -381,16 +415,16 @@ func resign(m *tree.Tree, key *pgp.Key) error {
 }
 
 // keyed verifies with keys from elsewhere.
-func keyed(t *testing.T, original []byte, key *pgp.Key) {
+func keyed(t *testing.T, original []byte, key *pgp.Key, ring pgp.Keyring) {
 	stranger, err := pgp.NewKey("Somebody else", "", "", buildtest.Date())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := problems(t, original, verify.Options{Fingerprint: key.Fingerprint()}); got != nil {
+	if got := problems(t, original, verify.Options{Debian: ring, Fingerprint: key.Fingerprint()}); got != nil {
 		t.Errorf("the right fingerprint: %q", got)
 	}
 	want := []string{"sci/site-key.asc: is the key KEY, not the given one, KEY"}
-	if diff := cmp.Diff(want, problems(t, original, verify.Options{Fingerprint: stranger.Fingerprint()})); diff != "" {
+	if diff := cmp.Diff(want, problems(t, original, verify.Options{Debian: ring, Fingerprint: stranger.Fingerprint()})); diff != "" {
 		t.Errorf("another fingerprint: problems (-want +got):\n%s", diff)
 	}
 	for _, test := range []struct {
@@ -404,18 +438,18 @@ func keyed(t *testing.T, original []byte, key *pgp.Key) {
 			"SHA256SUMS: cannot verify signature: signed by a key that is not in the keyring: KEY",
 			"dists/trixie/InRelease: cannot verify signature: signed by a key that is not in the keyring: KEY"}},
 	} {
-		ring, err := test.key.Keyring()
+		own, err := test.key.Keyring()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(test.want, problems(t, original, verify.Options{Key: ring})); diff != "" {
+		if diff := cmp.Diff(test.want, problems(t, original, verify.Options{Debian: ring, Key: own})); diff != "" {
 			t.Errorf("%s: problems (-want +got):\n%s", test.summary, diff)
 		}
 	}
 }
 
 // everywhere flips single bytes all over the image: none may stay unnoticed.
-func everywhere(t *testing.T, original []byte) {
+func everywhere(t *testing.T, original []byte, ring pgp.Keyring) {
 	var at []int
 	for i := 0; i < 512; i += 13 {
 		at = append(at, i)
@@ -430,7 +464,7 @@ func everywhere(t *testing.T, original []byte) {
 	data := bytes.Clone(original)
 	for _, i := range at {
 		data[i] ^= 0x10
-		if len(problems(t, data, verify.Options{})) == 0 {
+		if len(problems(t, data, verify.Options{Debian: ring})) == 0 {
 			t.Errorf("a changed byte %d stays unnoticed", i)
 		}
 		data[i] ^= 0x10

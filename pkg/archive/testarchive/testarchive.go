@@ -13,6 +13,7 @@ package testarchive
 
 import (
 	"bytes"
+	"crypto/md5"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -224,6 +225,9 @@ func (s *Suite) render() (map[string][]byte, error) {
 			indexes[c+"/debian-installer/binary-"+arch+"/Packages"] = new(strings.Builder)
 		}
 	}
+	for _, c := range s.Components {
+		indexes[c+"/i18n/Translation-en"] = new(strings.Builder)
+	}
 	for _, p := range s.Packages {
 		if err := s.renderPackage(p, files, indexes); err != nil {
 			return nil, err
@@ -285,6 +289,9 @@ func (s *Suite) renderPackage(p *Package, files map[string][]byte, indexes map[s
 		Set("SHA256", sum(data))
 	for _, f := range p.Stanza {
 		stanza = stanza.Set(f.Name, f.Value)
+	}
+	if b := indexes[component+"/i18n/Translation-en"]; b != nil && !p.Udeb {
+		fmt.Fprintf(b, "Package: %s\nDescription-md5: %x\nDescription-en: %s\n\n", name, md5.Sum([]byte(stanza.Get("Description")+"\n")), stanza.Get("Description"))
 	}
 	for _, a := range s.Architectures {
 		if everywhere := arch == "all" && !s.AllApart; a != arch && !everywhere || a == "all" && everywhere {

@@ -21,6 +21,7 @@ type Medium struct {
 	Path   string // of the ISO
 	Key    *pgp.Key
 	Result *build.Result
+	Debian pgp.Keyring // of the archive
 }
 
 // NewMedium builds the example site from the archive into a directory of the
@@ -48,7 +49,7 @@ func NewMedium(t testing.TB) *Medium {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &Medium{Path: filepath.Join(dir, "medium.iso")}
+	m := &Medium{Path: filepath.Join(dir, "medium.iso"), Debian: ring}
 	m.Result, err = build.Build(t.Context(), build.Options{
 		Site: s, Lock: filepath.Join(dir, "sci.lock"), Key: filepath.Join(dir, "sci.key"), Output: m.Path, Cache: store,
 		Mirrors: archive.Mirrors{Main: srv.URL, Security: srv.URL}, Keyring: &ring,
