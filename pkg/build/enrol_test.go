@@ -105,6 +105,9 @@ func TestCredentials(t *testing.T) {
 	}
 	o = b.options()
 	o.Site.Cluster = nil
+	if err := os.Remove(o.Lock); err != nil { // its virtual machines are gone with it
+		t.Fatal(err)
+	}
 	if r, err = build.Build(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}

@@ -247,7 +247,7 @@ func TestBuiltin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"default", "node", "service"}, names); diff != "" {
+	if diff := cmp.Diff([]string{"default", "instance", "node", "service"}, names); diff != "" {
 		t.Errorf("builtin profiles (-want +got):\n%s", diff)
 	}
 	s, err := site.Parse("example.yaml", site.Example())
