@@ -27,7 +27,7 @@ import (
 
 // serviceMachine is the lab's service machine, with a package cache that answers
 // what the test says.
-func serviceMachine(t *testing.T, answer func() string) (*machine, *[]string) {
+func cacheMachine(t *testing.T, answer func() string) (*machine, *[]string) {
 	t.Helper()
 	m := newMachine(t, "sci")
 	s, err := site.FromJSON([]byte(m.read("etc/sci/site.json")))
@@ -63,7 +63,7 @@ const signedAnswer = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n-----BEGIN PGP
 
 func TestApproxStep(t *testing.T) {
 	answer := signedAnswer
-	m, asked := serviceMachine(t, func() string { return answer })
+	m, asked := cacheMachine(t, func() string { return answer })
 	done := func() (bool, error) { return m.node.approxDone(t.Context()) }
 	if ok, err := done(); ok || err != nil {
 		t.Fatalf("before: done = %v, %v", ok, err)
@@ -110,7 +110,7 @@ func (m *machine) daemonReload() { m.units["daemon-reload"] = &unit{} }
 
 // TestApproxMirror: a mirror's URL goes through a shell too.
 func TestApproxMirror(t *testing.T) {
-	m, _ := serviceMachine(t, func() string { return signedAnswer })
+	m, _ := cacheMachine(t, func() string { return signedAnswer })
 	for _, bad := range []string{"http://x/$(id)", "http://x/`id`", `http://x/"y`, "file:///srv/debian", "http://x/a b", `http://x/\`, "http://x/;y"} {
 		m.node.Site.Mirrors.Main = bad
 		err := m.node.approxDo(t.Context())
@@ -132,7 +132,7 @@ func TestApproxMirror(t *testing.T) {
 // minute, a node from the first answer on.
 func TestAptThroughService(t *testing.T) {
 	answer := ""
-	m, _ := serviceMachine(t, func() string { return answer })
+	m, _ := cacheMachine(t, func() string { return answer })
 	m.write(mediumKeyring, "key")
 	if err := m.node.aptDo(t.Context()); err != nil {
 		t.Fatal(err)

@@ -44,7 +44,7 @@ type fakeZone struct {
 func newService(t *testing.T) *serviceMachine {
 	t.Helper()
 	m := &serviceMachine{t: t, fail: make(map[string]error), zones: make(map[string]*fakeZone),
-		units: map[string]*unit{namedUnit: {}, keaDHCPUnit: {true, true}, keaDDNSUnit: {true, true}}}
+		units: map[string]*unit{namedUnit: {}, keaDHCPUnit: {enabled: true, active: true}, keaDDNSUnit: {enabled: true, active: true}}}
 	m.Node = &Node{Root: t.TempDir(), Runner: m, Ask: m.answer, Settle: 50 * time.Millisecond}
 	m.use(labSite)
 	m.write("etc/group", fmt.Sprintf("root:x:0:\nbind:x:%d:\n_kea:x:%d:\n", os.Getgid(), os.Getgid()))

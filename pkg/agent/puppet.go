@@ -77,9 +77,6 @@ func (n *Node) puppetDo(ctx context.Context) error {
 
 func (n *Node) puppetName() string { return n.Site.FQDN(puppetAliasName) }
 
-// serves reports whether this machine is the one that has the Puppet server.
-func (n *Node) serves() bool { return n.Host.Virtual && n.Host == n.Site.Service() }
-
 // puppetConf is Puppet's configuration, of the agent and, on the service machine,
 // of the server.
 func (n *Node) puppetConf() string {
