@@ -298,8 +298,11 @@ func (c *chroot) becomeNew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	gone := append(keys, filepath.Join(c.o.Target, puppetSSL))
-	for _, name := range gone {
+	certificates, err := filepath.Glob(filepath.Join(c.o.Target, puppetSSL, "*"))
+	if err != nil {
+		return err
+	}
+	for _, name := range append(keys, certificates...) {
 		if err := os.RemoveAll(name); err != nil {
 			return err
 		}
