@@ -113,7 +113,7 @@ func (f *testFlags) add(flags *pflag.FlagSet) {
 	flags.IntVar(&f.all.Jobs, "jobs", 0, "with --site: `N` installations, or scenarios, at the same time (default: as processors and memory allow)")
 	flags.StringVar(&f.all.KeepDisks, "keep-disks", "", "with --site: keep the installed disks in `DIR`")
 	flags.StringVar(&f.all.Disks, "disks", "", "with --site: start from the disks in `DIR` instead of installing")
-	flags.BoolVar(&f.service, "service", true, "with --site: look at the service machine, if the site has one")
+	flags.BoolVar(&f.service, "service", false, "with --site: look at the service machine, if the site has one")
 	flags.StringVar(&f.key, "ssh-key", "", "with --site: `FILE` with the private key of one of root.sshKeys, to look at the service machine")
 	flags.StringVar(&f.outside, "outside", "", "with --site: `DIR`ectory as on a mirror, with one package that is not on the medium: debian/pool/…")
 	flags.BoolVar(&f.wrong, "faults", false, "with --site: have things go wrong, a scenario each")

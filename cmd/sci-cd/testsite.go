@@ -98,12 +98,15 @@ func service(s *site.Site, about *media.Manifest) *sitetest.Service {
 	if i < 0 {
 		return nil
 	}
-	lan := s.Networks["lan"]
-	return &sitetest.Service{
+	v := &sitetest.Service{
 		Host:    sitetest.Host{Name: h.Name, Role: h.Role, Addresses: about.Hosts[i].Addresses},
-		Aliases: slices.DeleteFunc([]string{"apt", "ntp", "puppet", "sci"}, func(alias string) bool { return alias == h.Name }),
-		Outside: outside(lan),
+		Aliases: s.ServiceAliases(),
+		Outside: outside(s.Networks["lan"]),
 	}
+	if s.DHCP.Enabled {
+		v.From, v.To = s.DHCP.From, s.DHCP.To
+	}
+	return v
 }
 
 // outside is the address that the test plays the outside world at: that of the
