@@ -25,6 +25,10 @@ const (
 	osName   = "sci"
 )
 
+func (n *Node) serviceStep() Step {
+	return Step{Name: "service", Done: n.serviceDone, Do: n.serviceDo, Timeout: serviceTimeout}
+}
+
 // serviceDone reports whether the site's service machine runs, and every candidate
 // for the master's place knows of it. Only the master looks. One that an admin has
 // shut down is left alone.

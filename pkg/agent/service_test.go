@@ -155,17 +155,18 @@ func TestService(t *testing.T) {
 		t.Run(test.summary, func(t *testing.T) {
 			w := newGanetiWorld(t, "node2")
 			w.instance, w.job, w.end, w.left, w.behind = test.instance, test.job, test.end, test.left, true
-			if done, err := w.node.serviceDone(t.Context()); done || err != nil {
+			step := w.node.serviceStep()
+			if done, err := step.Done(t.Context()); done || err != nil {
 				t.Fatalf("before: serviceDone = %t, %v", done, err)
 			}
 			w.calls = nil
-			if err := w.node.serviceDo(t.Context()); err != nil {
+			if err := step.Do(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(test.want, w.changes()); diff != "" {
 				t.Errorf("commands (-want +got):\n%s", diff)
 			}
-			if done, err := w.node.serviceDone(t.Context()); !done || err != nil {
+			if done, err := step.Done(t.Context()); !done || err != nil {
 				t.Errorf("after: serviceDone = %t, %v; instance %q", done, err, w.instance)
 			}
 		})

@@ -187,14 +187,13 @@ func has(t *tree.Tree, name string) bool {
 // signedRelease is what was signed of the locked InRelease. Whether the key has
 // expired since does not matter: the lock was made when it had not.
 func signedRelease(o Options, r lock.Release) (deb.Control, error) {
-	ring := pgp.Keyring{}
-	if o.Keyring != nil {
-		ring = *o.Keyring
-	} else {
-		var err error
-		if ring, err = pgp.Debian(); err != nil {
+	ring := o.Keyring
+	if ring == nil {
+		debian, err := pgp.Debian()
+		if err != nil {
 			return nil, err
 		}
+		ring = &debian
 	}
 	data, err := o.Cache.ReadFile(r.SHA256, maxInRelease)
 	if err != nil {
