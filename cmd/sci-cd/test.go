@@ -49,11 +49,11 @@ and test often. Instances are started inside the nodes only under QEMU 10 or
 later: --qemu-root, or ` + qemuRootVariable + `, names a Debian root directory with
 one (scripts/qemu-trixie makes it).
 
-A service machine, which the cluster makes by itself, is looked at from a node and
-from an instance that the test makes: names, leases, packages without and with an
-uplink, Puppet, what listens. --ssh-key is the private key of one of root.sshKeys
-of the site file. An uplink is played: --outside is a directory with a package
-that is not on the medium. --service=false leaves all that out.
+With --service the site's service machine is looked at from a node and from an
+instance that the test makes: names, leases, packages without and with an uplink,
+Puppet, what listens. --ssh-key is the private key of one of root.sshKeys of the
+site file. An uplink is played: --outside is a directory with a package that is
+not on the medium.
 
 --faults runs scenarios in which something goes wrong with the site: power cuts,
 cables, clocks, a full disk, a node lost for good, a thief. Each begins with

@@ -53,10 +53,10 @@ func (t *test) unready() error {
 		return hint.New(fmt.Errorf("the site has a service machine, %s: QEMU %v cannot start instances inside emulated nodes", s.Host.Name, t.qemu),
 			fmt.Sprintf("QEMU %d can: see --qemu-root", nested))
 	case !s.Uninspected && len(t.o.Guest) == 0:
-		return hint.New(fmt.Errorf("cannot look at the service machine %s: this sci-cd carries no guest", s.Host.Name), "build it with make, or leave it out with --service=false")
+		return hint.New(fmt.Errorf("cannot look at the service machine %s: this sci-cd carries no guest", s.Host.Name), "build it with make, or leave --service out")
 	case !s.Uninspected && len(s.Key) == 0:
 		return hint.New(fmt.Errorf("cannot look at the service machine %s without a key for root", s.Host.Name),
-			"name the private key of one of root.sshKeys of the site file with --ssh-key, or leave it out with --service=false")
+			"name the private key of one of root.sshKeys of the site file with --ssh-key, or leave --service out")
 	}
 	return nil
 }
