@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
@@ -83,7 +82,7 @@ $pdiffs   false
 
 // approxAddresses are this machine's, lan first.
 func (n *Node) approxAddresses() (list []netip.AddrPort) {
-	for _, network := range []string{lan, "backbone"} {
+	for _, network := range []string{lan, backbone} {
 		if a, ok := n.Host.Addresses[network]; ok {
 			list = append(list, netip.AddrPortFrom(a, approxPort))
 		}
@@ -112,7 +111,7 @@ func (n *Node) approxDone(ctx context.Context) (bool, error) {
 			return false, err
 		}
 	}
-	at := append([]netip.AddrPort{netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), approxPort)}, n.approxAddresses()...)
+	at := append([]netip.AddrPort{netip.AddrPortFrom(loopback(), approxPort)}, n.approxAddresses()...)
 	for _, a := range at {
 		if err := n.approxAnswers(ctx, a); err != nil {
 			return false, hint.New(&Waiting{For: fmt.Sprintf("the package cache to answer at %v", a), Err: err},
@@ -129,7 +128,7 @@ func (n *Node) approxDo(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	changed, err := n.put(slices.Clone(files), nil)
+	changed, err := n.put(files, nil)
 	if err != nil {
 		return err
 	}

@@ -57,7 +57,7 @@ func (n *Node) timeFiles(k keeper) (files []file, stale []string) {
 	for _, network := range n.networkNames() {
 		servers = append(servers, n.Site.Networks[network].NTP...)
 	}
-	if service := n.Site.Service(); n.Host.Virtual && service != nil && service.Name != n.Host.Name {
+	if n.served() {
 		servers = nil // the service machine and the nodes ask those
 	}
 	if k.cluster != "" {
@@ -78,13 +78,16 @@ func (n *Node) timeFiles(k keeper) (files []file, stale []string) {
 	return append(files, file{k.file, rendered("time") + k.render(servers), 0o644}), stale
 }
 
+// served reports whether this is a virtual machine beside a service machine.
+func (n *Node) served() bool { return n.Host.Virtual && n.Site.Service() != nil && !n.serves() }
+
 // timePeers are the machines of the cluster that this one may learn the time from:
 // a node from the other nodes; the service machine from all nodes; another virtual
 // machine from both, the service machine first.
 func (n *Node) timePeers() []string {
 	var list []string
-	if service := n.Site.Service(); n.Host.Virtual && service != nil && service.Name != n.Host.Name {
-		list = append(list, service.Addresses[lan].String())
+	if n.served() {
+		list = append(list, n.Site.Service().Addresses[lan].String())
 	}
 	if n.Host.Virtual || n.Site.InCluster(n.Host) {
 		for _, h := range n.others() {

@@ -119,11 +119,6 @@ func (n *Node) clusterDone(ctx context.Context) (bool, error) {
 	if u, err := n.unit(ctx, ganeti.Unit); err != nil || u.failed {
 		return false, err
 	}
-	return n.holdsWhatIsDue(master)
-}
-
-// holdsWhatIsDue reports whether the master has the cluster's address.
-func (n *Node) holdsWhatIsDue(master bool) (bool, error) {
 	if !master {
 		return true, nil
 	}

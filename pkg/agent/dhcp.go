@@ -54,7 +54,7 @@ func (n *Node) dhcpDone(ctx context.Context) (bool, error) {
 		if ok, err := n.same(k.file); !ok || err != nil {
 			return false, err
 		}
-		if ok, err := n.sharedWith(k.file.name, "_kea"); !ok || err != nil {
+		if ok, err := n.lent(k.file.name, "_kea", 0o640); !ok || err != nil {
 			return false, err
 		}
 		u, err := n.unit(ctx, k.unit)
@@ -90,7 +90,7 @@ func (n *Node) putKea(ctx context.Context, k keaServer) (changed bool, err error
 	if err != nil {
 		return false, err
 	}
-	return changed, n.share(k.file.name, "_kea")
+	return changed, n.lend(k.file.name, "_kea", 0o640)
 }
 
 // runKea starts, restarts or stops a server, and waits until it listens.

@@ -167,19 +167,12 @@ func (n *Node) startNamed(ctx context.Context, list []zone, changed bool) error 
 
 // until waits, for at most n.Settle, until something is so.
 func (n *Node) until(ctx context.Context, what, advice string, so func(context.Context) bool) error {
-	patience := n.Settle
-	if patience == 0 {
-		patience = time.Minute
-	}
-	limited, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	for !so(limited) {
-		if limited.Err() != nil {
-			return hint.New(&Waiting{For: what}, advice)
+	return n.await(ctx, func(ctx context.Context) error {
+		if so(ctx) {
+			return nil
 		}
-		sleep(limited, 500*time.Millisecond)
-	}
-	return nil
+		return hint.New(&Waiting{For: what}, advice)
+	})
 }
 
 // zonesAnswer reports whether named has all zones, and whether it listens where

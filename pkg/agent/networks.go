@@ -90,6 +90,11 @@ func (n *Node) networksDo(ctx context.Context) error {
 
 // settle waits until the kernel has what was written.
 func (n *Node) settle(ctx context.Context, wires []wire) error {
+	return n.await(ctx, func(context.Context) error { return n.missing(wires) })
+}
+
+// await tries something until it succeeds, for at most n.Settle.
+func (n *Node) await(ctx context.Context, try func(context.Context) error) error {
 	patience := n.Settle
 	if patience == 0 {
 		patience = time.Minute
@@ -97,7 +102,7 @@ func (n *Node) settle(ctx context.Context, wires []wire) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
-		err := n.missing(wires)
+		err := try(ctx)
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
@@ -281,8 +286,8 @@ func (n *Node) nameservers() []netip.Addr {
 	var list []netip.Addr
 	switch h := n.Site.Service(); {
 	case h == nil:
-	case h.Name == n.Host.Name:
-		list = append(list, netip.AddrFrom4([4]byte{127, 0, 0, 1}))
+	case n.serves():
+		list = append(list, loopback())
 	default:
 		list = append(list, h.Addresses[lan])
 	}

@@ -221,45 +221,18 @@ func (n *Node) authorityShared() (bool, error) {
 		return false, Stop(fmt.Errorf("cannot tell by which challenges machines enrol: /%s: %w", enrol.ChallengeKeyFile, err),
 			"copy the file from a node of the cluster; it is the same on all of them")
 	}
-	gid, err := n.gid(puppetGroup)
-	if err != nil {
+	if ok, err := n.lent(path.Dir(enrol.ChallengeKeyFile), puppetGroup, os.ModeDir|0o750); !ok || err != nil {
 		return false, err
 	}
-	return ownedBy(n.path(path.Dir(enrol.ChallengeKeyFile)), gid, os.ModeDir|0o750) && ownedBy(n.path(enrol.ChallengeKeyFile), gid, 0o640), nil
+	return n.lent(enrol.ChallengeKeyFile, puppetGroup, 0o640)
 }
 
 func (n *Node) shareAuthority() error {
 	if ok, err := n.authorityShared(); ok || err != nil {
 		return err
 	}
-	gid, err := n.gid(puppetGroup)
-	if err != nil {
+	if err := n.lend(enrol.ChallengeKeyFile, puppetGroup, 0o640); err != nil {
 		return err
 	}
-	for _, f := range []struct {
-		name string
-		mode os.FileMode
-	}{{enrol.ChallengeKeyFile, 0o640}, {path.Dir(enrol.ChallengeKeyFile), 0o750}} {
-		if err := os.Chown(n.path(f.name), -1, gid); err != nil {
-			return err
-		}
-		if err := os.Chmod(n.path(f.name), f.mode); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// gid is the number of a group of the machine.
-func (n *Node) gid(group string) (int, error) {
-	data, _, err := n.read("etc/group")
-	if err != nil {
-		return 0, err
-	}
-	for l := range strings.Lines(string(data)) {
-		if f := strings.Split(strings.TrimSpace(l), ":"); len(f) > 2 && f[0] == group {
-			return strconv.Atoi(f[2])
-		}
-	}
-	return 0, fmt.Errorf("this machine has no group %s: is its package installed?", group)
+	return n.lend(path.Dir(enrol.ChallengeKeyFile), puppetGroup, 0o750)
 }

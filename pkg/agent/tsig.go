@@ -4,11 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"fmt"
-	"os"
 	"regexp"
-	"strconv"
-	"strings"
-	"syscall"
 )
 
 // tsigKey is a key by which others prove to named who they are (RFC 8945). It is
@@ -40,7 +36,7 @@ func (n *Node) keyThere(k tsigKey) (bool, error) {
 	if err != nil || secret == "" {
 		return false, err
 	}
-	return n.sharedWith(k.file, "bind")
+	return n.lent(k.file, "bind", 0o640)
 }
 
 // makeKey makes the key where there is no good one, and reports whether it did.
@@ -59,45 +55,5 @@ func (n *Node) makeKey(k tsigKey) (made bool, err error) {
 		}
 		made = true
 	}
-	return made, n.share(k.file, "bind")
-}
-
-// sharedWith reports whether a file is 0640 and a group's.
-func (n *Node) sharedWith(name, group string) (bool, error) {
-	gid, err := n.groupID(group)
-	if err != nil {
-		return false, err
-	}
-	info, err := os.Lstat(n.path(name))
-	if err != nil {
-		return false, err
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	return ok && info.Mode() == 0o640 && int(st.Gid) == gid, nil
-}
-
-// share makes a file 0640 and gives it to a group.
-func (n *Node) share(name, group string) error {
-	gid, err := n.groupID(group)
-	if err != nil {
-		return err
-	}
-	if err := os.Chown(n.path(name), -1, gid); err != nil {
-		return err
-	}
-	return os.Chmod(n.path(name), 0o640)
-}
-
-// groupID looks a group of the machine up.
-func (n *Node) groupID(group string) (int, error) {
-	data, _, err := n.read("etc/group")
-	if err != nil {
-		return 0, err
-	}
-	for l := range strings.Lines(string(data)) {
-		if f := strings.Split(strings.TrimSpace(l), ":"); len(f) > 2 && f[0] == group {
-			return strconv.Atoi(f[2])
-		}
-	}
-	return 0, fmt.Errorf("cannot find the group %s: is its package installed?", group)
+	return made, n.lend(k.file, "bind", 0o640)
 }
